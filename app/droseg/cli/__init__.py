@@ -1,0 +1,46 @@
+"""The command line: `droseg JOB ...`. Each job is one module that registers its own arguments."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from droseg import __version__
+from droseg.errors import DrosegError
+
+JOBS = ("data", "train", "evaluate", "report", "predict")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="droseg",
+        description="3D MRI segmentation that holds up on the patients where it usually fails. Not a medical device.",
+    )
+    parser.add_argument("--version", action="version", version=f"droseg {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the Python traceback of an error")
+    subparsers = parser.add_subparsers(title="jobs", dest="job", metavar="JOB", required=True)
+    for job in JOBS:
+        importlib.import_module(f"droseg.cli.{job}").register(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one job and return the exit code: 0 only if all of it worked."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except DrosegError as error:
+        if args.debug:
+            raise
+        print(f"droseg: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("droseg: stopped by the keyboard.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `droseg ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
