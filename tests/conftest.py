@@ -1,4 +1,4 @@
-"""What all tests share: real data where it exists, bounded threads, and a global random state that tests do not leak."""
+"""What all tests share: real data where it exists, bounded threads, and global random states that do not leak."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _one_thread_per_worker() -> None:
 
 @pytest.fixture(autouse=True)
 def _restore_global_random_state() -> Iterator[None]:
-    """Seed what a library draws from global generators, and put their states back: the order of tests decides nothing."""
+    """Seed the global generators that libraries draw from, and restore them: the order of tests decides nothing."""
     import numpy as np
     import torch
 
