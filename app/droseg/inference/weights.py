@@ -1,0 +1,59 @@
+"""A network's weights on disk: found, checked, and loaded without running any code in them."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from droseg.errors import WeightsError
+
+
+def weights_file(path: str | Path) -> str:
+    """Return the path of a bundle's `models/model.pt` as text, for a config's `CheckpointLoader`.
+
+    Raises:
+        WeightsError: if there is no such file; the message says how to train one.
+    """
+    path = Path(path)
+    if path.is_file() and path.stat().st_size > 0:
+        return str(path)
+    bundle = path.resolve().parents[1].name
+    found = "is an empty file" if path.is_file() else "does not exist"
+    raise WeightsError(
+        f"bundle {bundle}: {path} {found}. "
+        f"Train them: droseg train {bundle} --datalist DATALIST.json --out RUN; then give --bundle RUN."
+    )
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Load a bare state dict (`weights_only=True`) into a network, whatever floating type it was stored in.
+
+    Raises:
+        WeightsError: if the file is missing, corrupt, or made for another network.
+    """
+    path = weights_file(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise WeightsError(
+            f"{path}: these weights cannot be read ({_first_line(error)}). "
+            "The file is damaged or is no PyTorch state dict: copy it again, or train again."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path}: expected a state dict of one network (name -> tensor), found {type(state).__name__}.")
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{path}: these weights were made for another network than the bundle's network_def "
+            f"({_first_line(error, 1)}). Use the bundle (run folder) that they were trained in."
+        ) from error
+
+
+def _first_line(error: Exception, start: int = 0) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[start:] or lines or [type(error).__name__])[0][:200]
