@@ -1,0 +1,58 @@
+"""Mixed precision where the hardware has it, on CPUs too."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Return whether bfloat16 matrix products run in hardware there (CUDA from Ampere on; x86 CPUs with AMX)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    check = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(device.type == "cpu" and check is not None and check())
+
+
+def channels_last(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return the network on the device, in the memory layout that 3D convolutions are fastest with."""
+    return network.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
+
+
+class AutocastInferer(Inferer):
+    """Runs another inferer's network in bfloat16 and returns float32.
+
+    MONAI's `amp=True` only serves CUDA: on a CPU it silently computes in float32.
+
+    Args:
+        inferer: e.g. `SimpleInferer` or `SlidingWindowInferer`.
+        device: where the network runs.
+        precision: "auto" uses bf16 where it is fast, "bf16" and "fp32" force it.
+    Raises:
+        ValueError: for another precision.
+    """
+
+    def __init__(self, inferer: Inferer, device: torch.device, precision: Precision = "auto") -> None:
+        super().__init__()
+        if precision not in ("auto", "bf16", "fp32"):
+            raise ValueError(f"precision is {precision!r}; choose auto, bf16 or fp32.")
+        self.inferer, self.device_type = inferer, device.type
+        self.enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+
+    def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the network's output for `inputs`, shape (B, C, H, W, D), float32."""
+
+        def predict(patch: Tensor, *more: Any, **named: Any) -> Tensor:
+            plain = patch.as_tensor() if isinstance(patch, MetaTensor) else patch
+            with torch.autocast(self.device_type, dtype=torch.bfloat16, enabled=self.enabled):
+                out: Tensor = network(plain.contiguous(memory_format=torch.channels_last_3d), *more, **named)
+            return out.float()
+
+        result: Tensor = self.inferer(inputs, predict, *args, **kwargs)
+        return result

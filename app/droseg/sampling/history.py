@@ -1,0 +1,162 @@
+"""The last known loss of every training case: what the hardness-weighted draws are made from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from droseg.errors import DrosegError
+
+logger = logging.getLogger(__name__)
+
+Indices = Sequence[int] | np.ndarray | Tensor
+Losses = Sequence[float] | np.ndarray | Tensor
+
+
+class HistoryMismatchError(DrosegError):
+    """A saved history belongs to other training cases."""
+
+
+class LossHistory:
+    """Stale losses of N cases: s <- m s + (1 - m) L_new, Fidon et al. 2022, arXiv:2001.02658, algorithm 1.
+
+    Args:
+        case_ids: one unique name per case; the position is the case's index everywhere else.
+        initial_loss: stale loss of a case that was never visited. Above typical first losses (Dice plus cross
+            entropy of an untrained network is about 2 to 3), so that every case is drawn early.
+        momentum: m in [0, 1); larger smooths the noise of random patches.
+    Raises:
+        ValueError: if `case_ids` is empty or repeats a name, or `momentum` is outside [0, 1).
+    """
+
+    def __init__(self, case_ids: Sequence[str], initial_loss: float = 4.0, momentum: float = 0.0) -> None:
+        self.case_ids = tuple(str(case_id) for case_id in case_ids)
+        if not self.case_ids:
+            raise ValueError("case_ids is empty; a loss history needs at least one case.")
+        if len(set(self.case_ids)) != len(self.case_ids):
+            repeated = sorted({c for c in self.case_ids if self.case_ids.count(c) > 1})
+            raise ValueError(f"case_ids repeat {repeated[:5]}; every case needs a name of its own.")
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"momentum is {momentum}; it must be >= 0 and < 1 (0 keeps the newest loss only).")
+        if not np.isfinite(initial_loss):
+            raise ValueError(f"initial_loss is {initial_loss}; it must be a finite number.")
+        self.initial_loss, self.momentum = float(initial_loss), float(momentum)
+        self.loss = np.full(len(self.case_ids), self.initial_loss)
+        self.visits = np.zeros(len(self.case_ids), dtype=np.uint32)
+        self.last_update = np.zeros(len(self.case_ids), dtype=np.uint32)
+        self.num_updates = 0
+        self._listeners: list[Callable[[list[int] | None], None]] = []
+
+    def __len__(self) -> int:
+        return len(self.case_ids)
+
+    @property
+    def age(self) -> np.ndarray:
+        """Updates since each case was last visited (or since the start), shape (N,)."""
+        return self.num_updates - self.last_update.astype(np.int64)
+
+    def subscribe(self, listener: Callable[[list[int] | None], None]) -> None:
+        """Call `listener(indices)` after each change; None means that every case may have changed."""
+        self._listeners.append(listener)
+
+    def update(self, indices: Indices, losses: Losses) -> list[int]:
+        """Put new losses in; return the indices that changed.
+
+        Several losses of one case (patches, replacement, ranks) are averaged first: one visit, one momentum step.
+        A case whose loss is not finite keeps its previous one and is named in a warning.
+
+        Raises:
+            ValueError: if the lengths differ. IndexError: if an index is outside the history.
+        """
+        index_list = _to_list(indices, int)
+        loss_list = _to_list(losses, float)
+        if len(index_list) != len(loss_list):
+            raise ValueError(f"{len(index_list)} indices but {len(loss_list)} losses; give one loss per index.")
+        collected: dict[int, list[float]] = {}
+        for index, loss in zip(index_list, loss_list, strict=True):
+            if not 0 <= index < len(self):
+                raise IndexError(f"index {index} is outside the history of {len(self)} cases.")
+            collected.setdefault(index, []).append(loss)
+        self.num_updates += 1
+        changed = [index for index, values in collected.items() if self._visit(index, sum(values) / len(values))]
+        for listener in self._listeners:
+            listener(changed)
+        return changed
+
+    def _visit(self, index: int, loss: float) -> bool:
+        if not np.isfinite(loss):
+            logger.warning("%s: loss is %s; its previous loss %.4g stays.", self.case_ids[index], loss, self.loss[index])
+            return False
+        self.loss[index] = self.momentum * self.loss[index] + (1.0 - self.momentum) * loss
+        self.visits[index] += 1
+        self.last_update[index] = self.num_updates
+        return True
+
+    def probabilities(self, beta: float) -> Tensor:
+        """Return softmax(beta * stale loss), shape (N,), float64: the probability of drawing each case."""
+        return hardness_probabilities(torch.from_numpy(self.loss), beta)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and primitives only, so that `torch.load(weights_only=True)` reads them."""
+        return {
+            "case_ids": list(self.case_ids),
+            "loss": torch.from_numpy(self.loss.copy()),
+            "visits": torch.from_numpy(self.visits.astype(np.int64)),
+            "last_update": torch.from_numpy(self.last_update.astype(np.int64)),
+            "num_updates": self.num_updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a saved history.
+
+        Raises:
+            HistoryMismatchError: if it was made from other cases or another order of them.
+        """
+        saved = tuple(state["case_ids"])
+        if saved != self.case_ids:
+            gone, new = sorted(set(saved) - set(self.case_ids)), sorted(set(self.case_ids) - set(saved))
+            detail = f"gone: {gone[:5]}, new: {new[:5]}" if gone or new else "the same cases in another order"
+            raise HistoryMismatchError(
+                f"the saved loss history has {len(saved)} cases, the training list {len(self)} ({detail}). "
+                "Train with the datalist that the run was started with, or into a new folder."
+            )
+        self.loss[:] = state["loss"].numpy()
+        self.visits[:] = state["visits"].numpy()
+        self.last_update[:] = state["last_update"].numpy()
+        self.num_updates = int(state["num_updates"])
+        for listener in self._listeners:
+            listener(None)
+
+
+def hardness_probabilities(stale_loss: Tensor, beta: float) -> Tensor:
+    """Return the probability of drawing each case: softmax(beta * loss), Fidon et al. 2022, arXiv:2001.02658.
+
+    Args:
+        stale_loss: last known loss of each case, shape (N,).
+        beta: robustness, >= 0; 0 samples uniformly, larger favors hard cases.
+    Raises:
+        ValueError: if beta is negative or not finite.
+    """
+    check_beta(beta)
+    return torch.softmax(beta * stale_loss.to(torch.float64), dim=0)
+
+
+def check_beta(beta: float) -> float:
+    """Return beta as a float.
+
+    Raises:
+        ValueError: if it is negative or not finite.
+    """
+    if not np.isfinite(beta) or beta < 0:
+        raise ValueError(f"beta is {beta}; it must be a number >= 0 (0 gives uniform sampling).")
+    return float(beta)
+
+
+def _to_list(values: Any, kind: type) -> list[Any]:
+    flat = values.detach().cpu().reshape(-1).tolist() if isinstance(values, Tensor) else np.asarray(values).ravel().tolist()
+    return [kind(value) for value in flat]
