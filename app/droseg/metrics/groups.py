@@ -1,0 +1,101 @@
+"""From a cases table (case_metrics.csv in memory) to one value per subgroup, in which failures count as failures.
+
+A cases table has one row per case and structure: `case_id, patient_id, structure`, metrics, `volume_ref_ml,
+volume_pred_ml`, one column per group axis, and `diagonal_mm`, the diagonal of the case's image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+METRICS = ("dice", "hd_mm", "hd95_mm", "assd_mm", "nsd")
+OVERLAP_METRICS = ("dice", "nsd")
+DISTANCE_METRICS = ("hd_mm", "hd95_mm", "assd_mm")
+COLUMNS = ("case_id", "patient_id", "structure", *METRICS, "volume_ref_ml", "volume_pred_ml")
+ALL = "all"
+
+
+def higher_is_better(metric: str) -> bool:
+    """Return True for overlaps and other scores, False for distances (their names end in `_mm`) and errors."""
+    return not (metric.endswith(("_mm", "_error", "_error_ml")) or metric in DISTANCE_METRICS)
+
+
+def is_missed(cases: pd.DataFrame) -> pd.Series:
+    """Return per row whether the reference has the structure and the prediction does not."""
+    if {"volume_ref_ml", "volume_pred_ml"} <= set(cases.columns):
+        return (cases["volume_ref_ml"] > 0) & (cases["volume_pred_ml"] == 0)
+    return _zero_overlap_without_distance(cases)
+
+
+def is_false_positive(cases: pd.DataFrame) -> pd.Series:
+    """Return per row whether the prediction has the structure and the reference does not (unknown volumes: False)."""
+    if {"volume_ref_ml", "volume_pred_ml"} <= set(cases.columns):
+        return (cases["volume_ref_ml"] == 0) & (cases["volume_pred_ml"] > 0)
+    return pd.Series(False, index=cases.index)
+
+
+def _zero_overlap_without_distance(cases: pd.DataFrame) -> pd.Series:
+    """A table without volumes: dice or nsd 0 and no distance at all is the trace that one empty mask leaves."""
+    overlaps = [m for m in OVERLAP_METRICS if m in cases.columns]
+    distances = [m for m in DISTANCE_METRICS if m in cases.columns]
+    if not overlaps or not distances:
+        return pd.Series(False, index=cases.index)
+    measured = pd.DataFrame(np.isfinite(cases[distances]), index=cases.index).any(axis=1)
+    return (cases[overlaps] == 0).any(axis=1) & ~measured
+
+
+def penalized(cases: pd.DataFrame, metric: str) -> pd.Series:
+    """Return the metric per row with failures counted: what verdicts, worst groups and checkpoint rules use.
+
+    Missed structures and false positives get 0 for dice and nsd, and the image diagonal (`diagonal_mm`) as distance.
+    Both masks empty stays NaN: the structure is not in scope. Without `diagonal_mm` (tables of other software) the
+    largest finite distance of this metric in the table stands for it, which is milder.
+
+    Raises:
+        KeyError: if the table has no such metric.
+    """
+    if metric not in cases.columns:
+        raise KeyError(f"no column {metric}; the table has {list(cases.columns)}.")
+    values = cases[metric].astype(float).where(np.isfinite(cases[metric].astype(float)))
+    failed = is_missed(cases) | is_false_positive(cases)
+    if higher_is_better(metric):
+        return values.mask(failed, 0.0)
+    largest = float(values.max()) if values.notna().any() else float("nan")
+    penalty = pd.Series(largest, index=cases.index)
+    if "diagonal_mm" in cases.columns:
+        penalty = cases["diagonal_mm"].astype(float).fillna(largest)
+    return values.mask(failed, penalty)
+
+
+def case_values(cases: pd.DataFrame, metric: str) -> pd.Series:
+    """Return per `case_id` the mean over its structures in scope of the penalized metric."""
+    return penalized(cases, metric).groupby(cases["case_id"], sort=False).mean()
+
+
+def group_values(cases: pd.DataFrame, axes: Sequence[str], metric: str) -> pd.DataFrame:
+    """Return `axis, group, n, value`: the mean over the group's cases of the case's mean over structures (penalized).
+
+    The first row is axis=all, group=all; then the axes in the given order, groups sorted. `n` counts the cases with a
+    value. A case without a group on an axis is left out on that axis.
+    """
+    per_case = case_values(cases, metric).dropna()
+    rows = [{"axis": ALL, "group": ALL, "n": len(per_case), "value": float(per_case.mean())}]
+    first = cases.drop_duplicates("case_id").set_index("case_id")
+    for axis in axes:
+        groups = first[axis].reindex(per_case.index)
+        for group, values in per_case.groupby(groups, sort=True):
+            rows.append({"axis": axis, "group": str(group), "n": len(values), "value": float(values.mean())})
+    return pd.DataFrame(rows, columns=["axis", "group", "n", "value"])
+
+
+def worst_group(cases: pd.DataFrame, axes: Sequence[str], metric: str) -> tuple[str, str, float]:
+    """Return axis, group and value of the group with the worst `group_values`; ("all", "all", value) without groups."""
+    table = group_values(cases, axes, metric)
+    groups = table.iloc[1:].dropna(subset=["value"])
+    if groups.empty:
+        return ALL, ALL, float(table["value"].iloc[0])
+    worst = groups.iloc[int(groups["value"].argmin() if higher_is_better(metric) else groups["value"].argmax())]
+    return str(worst["axis"]), str(worst["group"]), float(worst["value"])
