@@ -72,4 +72,4 @@ droseg report "$out/eval_dro/case_metrics.csv" --baseline "$out/eval_erm/case_me
 printf '\nFinished in %02d:%02d.\n' $((SECONDS / 60)) $((SECONDS % 60))
 printf '  report       %s\n' "$out/report/report.html"
 printf '  table        %s\n' "$out/report/subgroups.csv"
-printf '  TensorBoard  tensorboard --logdir %s\n' "$out"
+printf '  TensorBoard  %s --logdir %s\n' "$(command -v tensorboard)" "$out"
