@@ -1,7 +1,25 @@
 """New MRI volumes in, segmentations on their own grid out."""
 
-from droseg.inference.inputs import image_files, image_items
+from droseg.inference.cases import CaseResult, predict_cases
+from droseg.inference.inputs import find_cases, image_files, image_items
+from droseg.inference.predictor import Flag, Predictor
+from droseg.inference.reading import ImageError, read_image
 from droseg.inference.weights import load_weights, weights_file
-from droseg.inference.writing import label_dtype, writable_folder
+from droseg.inference.writing import OutputError, label_dtype, writable_folder
 
-__all__ = ["image_files", "image_items", "label_dtype", "load_weights", "weights_file", "writable_folder"]
+__all__ = [
+    "CaseResult",
+    "Flag",
+    "ImageError",
+    "OutputError",
+    "Predictor",
+    "find_cases",
+    "image_files",
+    "image_items",
+    "label_dtype",
+    "load_weights",
+    "predict_cases",
+    "read_image",
+    "weights_file",
+    "writable_folder",
+]

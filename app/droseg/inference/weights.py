@@ -21,10 +21,10 @@ def weights_file(path: str | Path) -> str:
     path = Path(path)
     if path.is_file() and path.stat().st_size > 0:
         return str(path)
-    bundle = path.resolve().parents[1].name
     found = "is an empty file" if path.is_file() else "does not exist"
+    bundle = path.resolve().parents[1].name if path.parent.name == "models" else "BUNDLE"
     raise WeightsError(
-        f"bundle {bundle}: {path} {found}. "
+        f"weights {path}: the file {found}. "
         f"Train them: droseg train {bundle} --datalist DATALIST.json --out RUN; then give --bundle RUN."
     )
 
@@ -44,7 +44,9 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
             "The file is damaged or is no PyTorch state dict: copy it again, or train again."
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path}: expected a state dict of one network (name -> tensor), found {type(state).__name__}.")
+        raise WeightsError(
+            f"{path}: expected a state dict of one network (name -> tensor), found {type(state).__name__}."
+        )
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from droseg.errors import DrosegError
+
+
+class OutputError(DrosegError):
+    """The output folder takes no file; no later case could be written either."""
+
 
 TEMPORARY_PREFIX = ".droseg-"
 PROBE_BYTES = 1 << 20
@@ -27,7 +33,7 @@ def writable_folder(folder: str | Path) -> Path:
     """Return the folder, made if need be, after a trial write into it.
 
     Raises:
-        DrosegError: if it cannot be made or written, or if the disk is full.
+        OutputError: if it cannot be made or written, or if the disk is full.
     """
     folder = Path(folder)
     probe = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
@@ -40,49 +46,53 @@ def writable_folder(folder: str | Path) -> Path:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
-        raise DrosegError(f"output folder {folder}: {_write_problem(error)}") from error
+        raise OutputError(f"output folder {folder}: {_write_problem(error)}") from error
     return folder
 
 
-def write_atomically(image: nib.Nifti1Image, path: Path) -> None:
+def write_image(image: nib.Nifti1Image, path: Path) -> None:
     """Save an image so that `path` holds either all of it or what it held before.
 
     Raises:
-        OSError: if the folder cannot be written; nothing is left behind.
+        OutputError: if the folder takes no file; nothing is left behind.
     """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}.nii.gz")
+    _write(path, ".nii.gz", lambda temporary: nib.save(image, temporary))
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file so that a reader sees all of it or the one before.
+
+    Raises:
+        OutputError: if the folder takes no file; nothing is left behind.
+    """
+    _write(path, "", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _write(path: Path, suffix: str, save: Callable[[Path], object]) -> None:
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}{suffix}")
     try:
-        nib.save(image, temporary)
+        save(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in _REFUSALS:
+            problem = _write_problem(error)
+            raise OutputError(
+                f"output folder {path.parent}: {problem} The same command then goes on from here."
+            ) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
-def write_text_atomically(text: str, path: Path) -> None:
-    """Write a small text file so that a reader sees all of it or the one before.
-
-    Raises:
-        OSError: if the folder cannot be written; nothing is left behind.
-    """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def disk_refuses(error: BaseException) -> str | None:
-    """Return what is wrong if no later write can succeed either (disk full, read-only), else None."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        return _write_problem(error)
-    return None
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSALS = (*_DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
 
 
 def _write_problem(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _DISK_FULL:
         return "the disk (or the quota) is full; free some space, or choose another --out."
     reason = (error.strerror or str(error)).lower()
     return f"cannot be written ({reason}); change its permissions, or choose another --out."

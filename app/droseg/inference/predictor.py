@@ -1,0 +1,204 @@
+"""A bundle's network, ready to segment one image after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import EnsureChannelFirstd, LoadImaged, SaveImaged
+from numpy.typing import ArrayLike, NDArray
+
+from droseg.bundles import find_bundle
+from droseg.errors import BundleError, InputError
+from droseg.inference.reading import image_from_array, image_from_nibabel, read_image
+from droseg.inference.weights import load_weights
+from droseg.inference.writing import label_dtype
+from droseg.keys import IMAGE, PRED
+
+Precision = Literal["fp32", "auto"]
+CONFIG = Path("configs") / "inference.yaml"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Something about a segmentation that a person should look at."""
+
+    name: str
+    structure: str
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Predictor:
+    """Segment images with a bundle; the network is loaded once.
+
+    Args:
+        bundle: name of a shipped bundle, or the folder of one or of a training run; nothing is written into it.
+        device: "cpu", "cuda", "cuda:1", ..., or "auto" for a GPU where there is one.
+        precision: "auto" runs the network in bfloat16 where the hardware multiplies it (about twice as fast on a CPU
+            with AMX; a few voxels at borders may differ); "fp32" never does.
+
+    Attributes:
+        channels: names of the images that a case needs, in order.
+        structures: name -> value in the label map.
+        fingerprint: SHA-256 of the weights and of the inference config, in hex.
+
+    Raises:
+        BundleError: if there is no such bundle, or its configs/inference.yaml cannot be used.
+        WeightsError: if its weights are missing or damaged.
+        InputError: if there is no such device.
+    """
+
+    def __init__(self, bundle: str | Path, device: str = "cpu", precision: Precision = "fp32") -> None:
+        self.folder = find_bundle(bundle)
+        self.device = _device(device)
+        config = _InferenceConfig(self.folder, self.device)
+        self.channels: tuple[str, ...] = tuple(config["channels"])
+        self.structures: dict[str, int] = {name: int(value) for name, value in config["structures"].items()}
+        weights = Path(config["checkpoint"])
+        network = config["network_def"]
+        load_weights(network, weights)
+        self._half = precision == "auto" and _multiplies_bfloat16(self.device)
+        layout = torch.channels_last_3d if self._half and self.device.type == "cpu" else torch.contiguous_format
+        self._network = network.to(self.device, memory_format=layout).eval()
+        self._inferer = config["inferer"]
+        self._preprocessing = _without(config["preprocessing"], LoadImaged, EnsureChannelFirstd)
+        self._postprocessing = _without(config["postprocessing"], SaveImaged)
+        self.fingerprint = hashlib.sha256(weights.read_bytes() + config.path.read_bytes()).hexdigest()
+
+    def __call__(self, image: Any, affine: ArrayLike | None = None) -> tuple[nib.Nifti1Image, list[Flag]]:
+        """Return the segmentation on the image's own grid, with the bundle's label values, and what to look at.
+
+        Args:
+            image: a path (file or DICOM series folder), a list with one path per channel, a nibabel image, a
+                `MetaTensor` (C, H, W, D), or an array (C, H, W, D) together with `affine`.
+            affine: (4, 4), voxel index -> mm in RAS+; only for an array, which may also come as a pair (array, affine).
+
+        Raises:
+            ImageError: if the image cannot be segmented; the message says why and what to do.
+            InputError: if an array comes without an affine.
+        """
+        if isinstance(image, tuple) and len(image) == 2 and not isinstance(image[0], str | Path):
+            image, affine = image
+        labels, grid = self._labels(self._read(image, affine))
+        present = set(np.unique(labels).tolist())
+        flags = [
+            Flag("empty_structure", name, f"structure {name} is empty")
+            for name, value in self.structures.items()
+            if value not in present
+        ]
+        return _label_image(labels, grid), flags
+
+    def _read(self, image: Any, affine: ArrayLike | None) -> MetaTensor:
+        count = len(self.channels)
+        if isinstance(image, str | Path):
+            return read_image([Path(image)], count)
+        if isinstance(image, nib.spatialimages.SpatialImage):
+            return image_from_nibabel(image, count, image.get_filename() or "image")
+        if isinstance(image, Sequence) and all(isinstance(path, str | Path) for path in image):
+            return read_image([Path(path) for path in image], count)
+        if affine is None and isinstance(image, MetaTensor):
+            affine = image.affine.cpu().numpy()
+        if affine is None:
+            raise InputError(
+                "an array comes without an affine; give Predictor(...)(array, affine), voxel -> mm in RAS+."
+            )
+        array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+        return image_from_array(array, affine, count)
+
+    @torch.no_grad()
+    def _labels(self, volume: MetaTensor) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Return the label values (H, W, D) on the grid of the volume, and its affine."""
+        grid = np.asarray(volume.affine.numpy(), dtype=np.float64)
+        item: dict[str, Any] = {IMAGE: volume.clone()}
+        for transform in self._preprocessing:
+            item = transform(item)
+        inputs = item[IMAGE].unsqueeze(0).to(self.device)
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if self._half else contextlib.nullcontext()
+        with autocast:
+            scores = self._inferer(inputs, self._network)
+        item[PRED] = scores[0].float()
+        for transform in self._postprocessing:
+            item = transform(item)
+        pred = np.asarray(item[PRED].cpu())
+        if pred.shape != (1, *volume.shape[1:]):
+            raise BundleError(
+                f"{self.folder / CONFIG}: postprocessing gives shape {pred.shape} for an image "
+                f"{tuple(volume.shape)}; it must invert the preprocessing and take the argmax."
+            )
+        return np.rint(pred[0]).astype(label_dtype(self.structures)), grid
+
+
+class _InferenceConfig:
+    """The values of a bundle's inference.yaml, by id, with errors that name the file and the id."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.path = folder / CONFIG
+        if not self.path.is_file():
+            raise BundleError(f"bundle {folder}: it has no {CONFIG}, so it cannot segment; give a complete bundle.")
+        self._parser = ConfigParser()
+        try:
+            self._parser.read_config(self.path)
+        except Exception as error:  # YAML errors of many kinds
+            raise BundleError(f"{self.path}: cannot be read ({error}); correct the file.") from error
+        self._parser["bundle_root"] = str(folder)
+        self._parser["device"] = device
+
+    def __getitem__(self, config_id: str) -> Any:
+        try:
+            return self._parser.get_parsed_content(config_id)
+        except Exception as error:  # whatever the config's own code raises
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            raise BundleError(
+                f"{self.path}: the id '{config_id}' cannot be made ({type(cause).__name__}: {cause}); "
+                "correct the config."
+            ) from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device {name}: there is no such device; use cpu, cuda or auto.") from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise InputError(
+            f"device {name}: PyTorch finds {torch.cuda.device_count()} CUDA device(s) here; use --device cpu."
+        )
+    return device
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Private until PyTorch has a public name for it; without AMX, bfloat16 on a CPU is slower than float32.
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return device.type == "cpu" and probe is not None and bool(probe())
+
+
+def _without(compose: Any, *types: type) -> list[Callable[[Any], Any]]:
+    """Return the transforms of a `Compose` but those that read or write files; that is done here, with its errors."""
+    return [transform for transform in compose.transforms if not isinstance(transform, types)]
+
+
+def _label_image(labels: NDArray[Any], affine: NDArray[np.float64]) -> nib.Nifti1Image:
+    """Return a NIfTI image in mm with the affine in both of its forms, as "aligned to another file"."""
+    image = nib.Nifti1Image(labels, affine)
+    image.set_sform(affine, code=2)
+    image.set_qform(affine, code=2)
+    image.header.set_xyzt_units("mm")
+    return image
