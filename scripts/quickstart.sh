@@ -4,7 +4,7 @@
 # A cohort of phantoms with a rare anatomy and a rare protocol; a plain network (ERM) and one trained with
 # hardness-weighted sampling (DRO), same seed, budget and checkpoint rule; both scored on held-out cases; one report.
 # Run it again at any time: what is finished is reused, an interrupted training continues.
-set -euo pipefail
+set -Eeuo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 out="${1:-runs/quickstart}"

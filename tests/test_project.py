@@ -199,7 +199,21 @@ def test_readme_links_to_files_that_exist():
 def test_a_script_is_valid_bash_and_executable(script: Path):
     subprocess.run(["bash", "-n", script], check=True)
     assert os.access(script, os.X_OK)
-    assert "set -euo pipefail" in script.read_text()
+    assert re.search(r"^set -E?euo pipefail$", script.read_text(), flags=re.MULTILINE)
+
+
+def test_quickstart_says_which_step_failed_and_passes_its_exit_code_on(tmp_path: Path):
+    add_program(tmp_path, "droseg", 'echo "droseg $1"; [ "$1" != evaluate ] || exit 7')
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["bash", ROOT / "scripts" / "quickstart.sh", tmp_path / "out"]
+    done = subprocess.run(
+        command, env={**os.environ, "PATH": path, "DROSEG_VENV": "active"}, capture_output=True, text=True
+    )
+    assert done.returncode == 7
+    assert "step 5 of 7 failed with exit code 7" in done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("droseg ")] == [
+        *("droseg data", "droseg train", "droseg train", "droseg evaluate")
+    ]
 
 
 @pytest.fixture
