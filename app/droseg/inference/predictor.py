@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -157,7 +159,8 @@ class _InferenceConfig:
 
     def __getitem__(self, config_id: str) -> Any:
         try:
-            return self._parser.get_parsed_content(config_id)
+            with _quiet_readers():
+                return self._parser.get_parsed_content(config_id)
         except Exception as error:  # whatever the config's own code raises
             cause: BaseException = error
             while cause.__cause__ is not None:
@@ -166,6 +169,20 @@ class _InferenceConfig:
                 f"{self.path}: the id '{config_id}' cannot be made ({type(cause).__name__}: {cause}); "
                 "correct the config."
             ) from error
+
+
+@contextlib.contextmanager
+def _quiet_readers() -> Iterator[None]:
+    """Hide the notice of MONAI 1.6 that one of its many DICOM readers is not installed; images are read here."""
+    logger = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _device(name: str) -> torch.device:

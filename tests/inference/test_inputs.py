@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from droseg.errors import InputError
+from droseg.inference import find_cases, image_items
+
+Save = Callable[..., Path]
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def dicom(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\0" * 128 + b"DICM")
+
+
+def names(inputs: list[Path], out: Path) -> dict[str, Path]:
+    return {case.case_id: case.images[0] for case in find_cases(inputs, out)}
+
+
+def test_a_folder_gives_its_own_nifti_files_and_dicom_series(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    touch(folder / "b.nii", folder / "a.nii.gz", folder / "._a.nii.gz", folder / "notes.txt", folder / "deep" / "c.nii")
+    dicom(folder / "series" / "IM0001")
+    assert names([folder], tmp_path / "out") == {
+        "a": folder / "a.nii.gz",
+        "b": folder / "b.nii",
+        "series": folder / "series",
+    }
+
+
+def test_results_in_the_input_folder_are_not_segmented_again(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz", tmp_path / "a_seg.nii.gz")
+    assert list(names([tmp_path], tmp_path)) == ["a"]
+
+
+def test_a_dot_in_a_name_stays(tmp_path: Path) -> None:
+    touch(tmp_path / "sub-1.2_T1w.nii.gz")
+    assert list(names([tmp_path / "sub-1.2_T1w.nii.gz"], tmp_path / "out")) == ["sub-1.2_T1w"]
+
+
+def test_equal_file_names_of_two_folders_get_the_folders_in_front(tmp_path: Path) -> None:
+    paths = [tmp_path / "a" / "anat" / "T1.nii", tmp_path / "b" / "anat" / "T1.nii", tmp_path / "b" / "T2.nii"]
+    touch(*paths)
+    assert list(names(paths, tmp_path / "out")) == ["a_anat_T1", "b_anat_T1", "T2"]
+
+
+def test_compressed_and_plain_of_one_name_keep_their_suffix(tmp_path: Path) -> None:
+    touch(tmp_path / "x.nii", tmp_path / "x.nii.gz")
+    assert sorted(names([tmp_path], tmp_path / "out")) == ["x.nii", "x.nii.gz"]
+
+
+def test_the_same_file_given_twice_is_one_case(tmp_path: Path) -> None:
+    touch(tmp_path / "x.nii")
+    assert len(find_cases([tmp_path, tmp_path / "x.nii"], tmp_path / "out")) == 1
+
+
+def test_no_image_at_all_ends_with_code_2(tmp_path: Path) -> None:
+    for given in ([tmp_path], [tmp_path / "nothing.nii"]):
+        with pytest.raises(InputError, match="no image to segment") as caught:
+            find_cases(given, tmp_path / "out")
+        assert caught.value.exit_code == 2
+
+
+def test_one_missing_path_among_others_stays_a_case(tmp_path: Path) -> None:
+    touch(tmp_path / "x.nii")
+    assert list(names([tmp_path / "x.nii", tmp_path / "gone.nii"], tmp_path / "out")) == ["x", "gone"]
+
+
+def test_a_datalist_gives_the_cases_of_its_section(tmp_path: Path, save: Save) -> None:
+    save(tmp_path / "scan.nii.gz", np.zeros((3, 3, 3), dtype=np.float32))
+    entry = {"case_id": "patient_7", "image": "scan.nii.gz"}
+    datalist = tmp_path / "datalist.json"
+    datalist.write_text(json.dumps({"channels": {"0": "T1w"}, "structures": {"a": 1}, "testing": [entry]}))
+    cases = find_cases([datalist], tmp_path / "out", section="testing")
+    assert [(case.case_id, case.images) for case in cases] == [("patient_7", (tmp_path / "scan.nii.gz",))]
+    with pytest.raises(InputError, match=r"needs --section; it has testing \(1 cases\)"):
+        find_cases([datalist], tmp_path / "out")
+
+
+def test_two_cases_of_one_name_are_refused_before_any_is_written(tmp_path: Path) -> None:
+    touch(tmp_path / "x.nii")
+    datalist = tmp_path / "datalist.json"
+    entry = {"case_id": "x", "image": "other.nii"}
+    datalist.write_text(json.dumps({"channels": {"0": "T1w"}, "structures": {"a": 1}, "testing": [entry]}))
+    with pytest.raises(InputError, match="one file"):
+        find_cases([datalist, tmp_path / "x.nii"], tmp_path / "out", section="testing")
+
+
+def test_a_monai_dataset_refuses_a_folder_without_images(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no \.nii"):
+        image_items(tmp_path)
