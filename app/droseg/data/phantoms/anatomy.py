@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating[Any]]
 Anatomy = Literal["typical", "enlarged_ventricles", "absent_cerebellum"]
 
 ANATOMIES: Final[tuple[Anatomy, ...]] = get_args(Anatomy)

@@ -1,0 +1,229 @@
+"""Every problem of a datalist in one run, found by reading the voxels."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from droseg.data.datalist import Case, Datalist
+from droseg.data.volumes import Volume, VolumeError, corner_distance_mm, read_volume, spacing_mm
+from droseg.keys import TESTING
+
+GRID_TOLERANCE: Final = 0.05
+"""Two grids are the same if no corner differs by more than this fraction of a voxel's shortest edge."""
+SMALL_GROUP: Final = 5
+"""Below this number of patients a subgroup table has no confidence interval."""
+
+Severity = Literal["error", "warning"]
+Finding = tuple[Severity, str]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a datalist; `case_id` is empty where it concerns more than one case."""
+
+    severity: Severity
+    section: str
+    case_id: str
+    message: str
+
+
+def check_datalist(datalist: Datalist, sections: Sequence[str] | None = None, progress: bool = False) -> list[Problem]:
+    """Return every problem of a datalist; reads all voxels, and no bad case keeps the others from being read.
+
+    Args:
+        datalist: as `read_datalist` gives it.
+        sections: whose volumes to read; None: all. Cases, patients and groups are compared over all sections always.
+        progress: show a progress bar on stderr once it has taken two seconds.
+    Raises:
+        DatalistError: if a section that was asked for is not there.
+    """
+    problems = [*_identity_problems(datalist), *_group_problems(datalist)]
+    if sections is None:
+        rows = [(name, case) for name, cases in datalist.sections.items() for case in cases]
+    else:
+        rows = [(name, case) for name in sections for case in datalist.section(name)]
+    for name, case in tqdm(rows, desc="checking", unit="case", delay=2, disable=not progress):
+        needs_label = name != TESTING
+        problems += [
+            Problem(severity, name, case.case_id, text) for severity, text in _check_case(case, datalist, needs_label)
+        ]
+    return problems
+
+
+def problem_table(problems: Sequence[Problem]) -> str:
+    """Return the problems as aligned text, errors first, and a line that counts them."""
+    ordered = sorted(problems, key=lambda problem: problem.severity)  # stable: "error" before "warning"
+    rows = [("", "section", "case", "problem")]
+    rows += [(p.severity, p.section, p.case_id or "-", p.message) for p in ordered]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+    ]
+    errors = sum(problem.severity == "error" for problem in problems)
+    warnings = len(problems) - errors
+    count = f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
+    return "\n".join([*lines, count]) if problems else count
+
+
+def _check_case(case: Case, datalist: Datalist, needs_label: bool) -> Iterator[Finding]:
+    """Yield what is wrong with the volumes of one case."""
+    channels: list[tuple[Path, Volume]] = []
+    for path in case.images:
+        try:
+            channels.append((path, read_volume(path)))
+        except VolumeError as error:
+            yield "error", f"image {error}"
+    for path, volume in channels:
+        yield from _check_image(path, volume)
+        if volume is not channels[0][1]:
+            yield from _check_grid("channel", path, volume, *channels[0])
+    found = sum(len(volume.array) for _, volume in channels)
+    if len(channels) == len(case.images) and found != len(datalist.channels):
+        names = ", ".join(datalist.channels)
+        yield "error", f"image {case.images[0]}: {found} channel(s) found, {len(datalist.channels)} declared ({names})."
+    if case.label is None:
+        if needs_label:
+            yield "error", "no label; give one, or move the case to the testing section."
+        return
+    try:
+        label = read_volume(case.label)
+    except VolumeError as error:
+        yield "error", f"label {error}"
+        return
+    yield from _check_label(case.label, label, datalist.structures)
+    if channels:
+        yield from _check_grid("label", case.label, label, *channels[0])
+
+
+def _check_image(path: Path, volume: Volume) -> Iterator[Finding]:
+    bad = _count_not_finite(volume.array)
+    if bad:
+        text = f"image {path}: {bad} of {volume.array.size} voxels are NaN or infinite; repair or export it again."
+        yield "error", text
+    elif volume.array.min() == volume.array.max():
+        yield "warning", f"image {path}: every voxel is {volume.array.flat[0]}; is it the right file?"
+    if not volume.oriented:
+        yield (
+            "warning",
+            f"image {path}: its header has no orientation (sform and qform code 0); left and right are a guess.",
+        )
+
+
+def _check_grid(what: str, path: Path, volume: Volume, image_path: Path, image: Volume) -> Iterator[Finding]:
+    shape, expected = volume.array.shape[1:], image.array.shape[1:]
+    if shape != expected:
+        yield "error", f"{what} {path}: shape {shape}, but {image_path.name} has {expected}; resample it to that grid."
+        return
+    apart_mm = corner_distance_mm(volume, image)
+    if apart_mm > GRID_TOLERANCE * spacing_mm(image.affine).min():
+        where = f"affine differs from that of {image_path.name} by up to {apart_mm:.3g} mm"
+        yield "error", f"{what} {path}: its {where}; resample it to that grid, or repair the header that is wrong."
+
+
+def _check_label(path: Path, volume: Volume, structures: dict[str, tuple[int, ...]]) -> Iterator[Finding]:
+    if len(volume.array) != 1:
+        yield "error", f"label {path}: {len(volume.array)} channels; one volume of label values is expected."
+        return
+    bad = _count_not_finite(volume.array)
+    if bad:
+        yield "error", f"label {path}: {bad} voxels are NaN or infinite; export it again."
+        return
+    values, counts = _values(volume.array)
+    whole = values == np.round(values)
+    if not whole.all():
+        shown = _listed(f"{value:g}" for value in values[~whole])
+        text = f"{int(counts[~whole].sum())} voxels have values that are not integers ({shown})"
+        yield "error", f"label {path}: {text}; was it resampled with interpolation? Use nearest neighbor."
+    declared = {value for numbers in structures.values() for value in numbers}
+    strange = [i for i, value in enumerate(values) if whole[i] and value != 0 and int(value) not in declared]
+    if strange:
+        shown = _listed(f"{values[i]:g} ({counts[i]} voxels)" for i in strange)
+        text = f"values that no structure declares: {shown}"
+        yield (
+            "error",
+            f"label {path}: {text}; declared are {sorted(declared)}. Add them to `structures` or to the background.",
+        )
+    if not any(value != 0 for value in values):
+        yield "warning", f"label {path}: empty, there is no structure in it; is it the right file?"
+
+
+def _count_not_finite(array: NDArray[Any]) -> int:
+    return int(array.size - np.count_nonzero(np.isfinite(array))) if array.dtype.kind == "f" else 0
+
+
+def _values(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return the values of an array and how often each occurs."""
+    if array.dtype.kind in "bu" and array.dtype.itemsize <= 2:  # ten times as fast as sorting
+        counts = np.bincount(array.reshape(-1))
+        present = np.flatnonzero(counts)
+        return present, counts[present]
+    return np.unique(array, return_counts=True)
+
+
+def _identity_problems(datalist: Datalist) -> Iterator[Problem]:
+    """Yield case_ids, patients and files that occur where they must not."""
+    by_case, by_patient, by_file, folds = (defaultdict(list) for _ in range(4))
+    for section, cases in datalist.sections.items():
+        for case in cases:
+            by_case[case.case_id].append(section)
+            by_patient[case.patient_id].append(section)
+            for path in case.images:
+                by_file[path].append((section, case.case_id))
+            if case.fold is not None:
+                folds[section, case.patient_id].append(case.fold)
+    for case_id, places in by_case.items():
+        if len(places) > 1:
+            text = f"this case_id occurs {len(places)} times; give each case its own."
+            yield Problem("error", ", ".join(dict.fromkeys(places)), case_id, text)
+    for patient_id, places in by_patient.items():
+        if len(set(places)) > 1:
+            text = f"patient '{patient_id}' is in more than one section; keep all cases of a patient in one."
+            yield Problem("error", ", ".join(dict.fromkeys(places)), "", text)
+    for path, uses in by_file.items():
+        sections, cases_ = (list(dict.fromkeys(column)) for column in zip(*uses, strict=True))
+        if len(cases_) > 1:
+            text = f"image {path} is used by the cases {_listed(cases_)}; list it once."
+            yield Problem("error" if len(sections) > 1 else "warning", ", ".join(sections), "", text)
+    for (section, patient_id), numbers in folds.items():
+        if len(set(numbers)) > 1:
+            text = f"patient '{patient_id}' is in the folds {sorted(set(numbers))}; keep all cases of a patient in one."
+            yield Problem("error", section, "", text)
+
+
+def _group_problems(datalist: Datalist) -> Iterator[Problem]:
+    """Yield axes that only some cases have, and groups too small for statistics."""
+    for axis in datalist.axes:
+        patients: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for section, cases in datalist.sections.items():
+            without = [case.case_id for case in cases if axis not in case.groups]
+            if without:
+                text = f"{len(without)} of {len(cases)} cases have no group '{axis}' ({_listed(without)}); others have."
+                yield Problem("warning", section, "", text)
+            for case in cases:
+                if axis in case.groups:
+                    patients[case.groups[axis], section].add(case.patient_id)
+        for group in sorted({group for group, _ in patients}):
+            small = {
+                section: len(ids)
+                for (name, section), ids in patients.items()
+                if name == group and len(ids) < SMALL_GROUP
+            }
+            if small:
+                counts = ", ".join(f"{number} in {section}" for section, number in small.items())
+                text = f"group {axis}={group} has fewer than {SMALL_GROUP} patients: {counts}."
+                yield Problem("warning", ", ".join(small), "", text)
+
+
+def _listed(items: Iterable[str], most: int = 5) -> str:
+    """Return the first items with commas, and how many more there are."""
+    names = list(items)
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
