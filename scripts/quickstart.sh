@@ -36,7 +36,8 @@ evaluate() { # evaluate RUN OUT: scores a run's model on the held-out cases, unl
     if [[ "$2/case_metrics.csv" -nt "$1/models/model.pt" ]]; then
         reused "$2/case_metrics.csv"
     else
-        droseg evaluate --datalist "$datalist" --section testing --bundle "$1" --out "$2"
+        # Label maps of an older model would otherwise stand in the way.
+        droseg evaluate --datalist "$datalist" --section testing --bundle "$1" --out "$2" --overwrite
     fi
 }
 
