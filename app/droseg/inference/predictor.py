@@ -67,7 +67,7 @@ class Predictor:
         self.device = _device(device)
         config = _InferenceConfig(self.folder, self.device)
         self.channels: tuple[str, ...] = tuple(config["channels"])
-        self.structures: dict[str, int] = {name: int(value) for name, value in config["structures"].items()}
+        self.structures = _label_values(config["structures"], config.path)
         weights = Path(config["checkpoint"])
         network = config["network_def"]
         load_weights(network, weights)
@@ -169,6 +169,12 @@ class _InferenceConfig:
                 f"{self.path}: the id '{config_id}' cannot be made ({type(cause).__name__}: {cause}); "
                 "correct the config."
             ) from error
+
+
+def _label_values(structures: Any, path: Path) -> dict[str, int]:
+    if not isinstance(structures, dict) or not all(isinstance(value, int) for value in structures.values()):
+        raise BundleError(f"{path}: structures is {structures}; one label value per name is needed, {{name: value}}.")
+    return dict(structures)
 
 
 @contextlib.contextmanager
