@@ -33,8 +33,8 @@ _TENSOR = {
 }
 _TENSORS = {"type": "object", "minProperties": 1, "additionalProperties": _TENSOR}
 _TEXTS = ["schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors"]
-# The official schema lies at the address that the metadata give, where a test cannot go. These are our own words for what
-# it requires of a segmentation bundle (as of meta_schema_20240725), and `changelog`, which the model zoo requires.
+# The official schema lies at the address that the metadata give, where a test cannot go. These are our own words for
+# what it requires of a segmentation bundle (as of meta_schema_20240725), and `changelog`, which the model zoo requires.
 SCHEMA = {
     "type": "object",
     "required": [*_TEXTS, "copyright", "required_packages_version", "network_data_format", "changelog"],
@@ -225,3 +225,19 @@ def test_inference_without_weights_or_images_is_an_error(small_bundle: Path, tmp
     cause = root_cause(caught.value)
     assert isinstance(cause, WeightsError if missing == "weights" else InputError)
     assert ("droseg train" if missing == "weights" else "no .nii") in str(cause)
+
+
+def test_training_and_inference_see_the_same_image(bundle: Path) -> None:
+    train, predict = (
+        yaml.safe_load((bundle / "configs" / f"{name}.yaml").read_text()) for name in ("train", "inference")
+    )
+    shared = (
+        "channels",
+        "structures",
+        "spacing_mm",
+        "roi_size",
+        "sw_overlap",
+        "network_def",
+        "deterministic_transforms",
+    )
+    assert {key: train[key] for key in shared} == {key: predict[key] for key in shared}
