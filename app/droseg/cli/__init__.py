@@ -30,7 +30,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job and return the exit code: 0 only if all of it worked."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    # argparse does not take key=value words again once an option has come between them.
+    args, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") or "=" not in word for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest
     try:
         return int(args.run(args))
     except DrosegError as error:

@@ -1,0 +1,79 @@
+"""`droseg train`: a thin wrapper around `python -m monai.bundle run training`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from droseg.errors import InputError
+
+EXAMPLES = """examples:
+  droseg train hippocampus_mri --datalist data/hippocampus/datalist.json --out runs/dro --objective hardness
+  droseg train hippocampus_mri --datalist D --out runs/erm epochs=20 train#optimizer#weight_decay=0.001
+  droseg train runs/dro epochs=200          go on with a run for longer
+Any key=value overrides the bundle's configs/train.yaml; a key that does not exist there is an error."""
+
+
+def register(subparsers: Any) -> None:
+    """Add the job to the command line."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a bundle on a datalist, by ERM or by hardness-weighted sampling",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="name of a shipped bundle, or a bundle or run folder")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="overrides of the training config")
+    parser.add_argument("--datalist", help="the cases (JSON)")
+    parser.add_argument("--data-root", help="folder that the datalist's relative paths start from")
+    parser.add_argument("--out", help="run folder; the same folder and settings continue a run")
+    parser.add_argument("--objective", help="erm or hardness")
+    parser.add_argument("--beta", type=float, help="robustness of hardness-weighted sampling, >= 0")
+    parser.add_argument("--target-ess", type=float, help="solve beta for this effective sample size / N, in (0, 1]")
+    parser.add_argument("--group-by", metavar="AXIS", action="append", help="axes of the worst group that selects model.pt")
+    parser.add_argument("--overlay", metavar="NAME", action="append", default=[], help="further config of the bundle, or a file")
+    parser.add_argument("--init-from", metavar="MODEL", help="start from the weights of a run folder or model.pt")
+    parser.add_argument("--restart", action="store_true", help="start over in a folder that holds a run")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train."""
+    from droseg.bundles import find_bundle
+    from droseg.workflow import train
+
+    bundle = find_bundle(args.bundle)
+    overrides: dict[str, Any] = {}
+    options = {
+        "datalist": args.datalist,
+        "data_root": args.data_root,
+        "output_dir": args.out,
+        "objective": args.objective,
+        "beta": args.beta,
+        "target_ess": args.target_ess,
+        "group_axes": args.group_by,
+        "init_from": args.init_from,
+    }
+    overrides |= {key: value for key, value in options.items() if value is not None}
+    if args.beta is not None and args.target_ess is None:
+        overrides["target_ess"] = None  # a beta given by hand is meant to stay
+    if args.restart:
+        overrides["restart"] = True
+    train(bundle, args.overlay, overrides | _parse_overrides(args.overrides))
+    return 0
+
+
+def _parse_overrides(words: list[str]) -> dict[str, Any]:
+    import yaml
+
+    overrides = {}
+    for word in words:
+        key, separator, text = word.partition("=")
+        if not separator or not key:
+            raise InputError(f"{word!r} is no override; write key=value, for example epochs=20.")
+        try:
+            overrides[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"{word!r}: the value is not valid YAML ({str(error).splitlines()[0]}).") from error
+    return overrides

@@ -1,0 +1,33 @@
+"""Which process writes: handlers ask for the role, not for their position in a list."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+
+
+def rank() -> int:
+    """Return this process's rank; 0 without torch.distributed."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes; 1 without torch.distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_writer() -> bool:
+    """Return whether this process writes files, logs and progress."""
+    return rank() == 0
+
+
+def gather_losses(indices: list[int], losses: list[float]) -> tuple[list[int], list[float]]:
+    """Return the (index, loss) pairs of all ranks, in rank order, the same on every rank.
+
+    One small all-gather; the identical order keeps the loss histories of all ranks bit-identical.
+    """
+    if world_size() == 1:
+        return indices, losses
+    gathered: list[tuple[list[int], list[float]] | None] = [None] * world_size()
+    dist.all_gather_object(gathered, (indices, losses))
+    pairs = [pair for pair in gathered if pair is not None]
+    return [i for pair in pairs for i in pair[0]], [loss for pair in pairs for loss in pair[1]]

@@ -1,0 +1,174 @@
+"""TensorBoard of a robust training: losses, subgroups, the state of the sampler, and pictures; one event file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import IterationEvents
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from droseg import keys
+from droseg.engine.run_folder import RunFolder
+from droseg.handlers.overlays import overlay_planes
+from droseg.handlers.roles import is_writer
+from droseg.objectives import Objective
+
+LAYOUT = {
+    "Subgroups": {
+        "Dice (failures count 0)": ["Multiline", [r"val_dice/(?!structure=).*"]],
+        "HD95 in mm (failures count the image diagonal)": ["Multiline", [r"val_hd95_mm/(?!structure=).*"]],
+        "Dice per structure": ["Multiline", [r"val_dice/structure=.*"]],
+    },
+    "Sampler": {
+        "effective sample size / N": ["Multiline", [r"sampler/ess_fraction"]],
+        "largest probability": ["Multiline", [r"sampler/max_probability"]],
+        "mean loss and robust risk of the history": ["Multiline", [r"history/(mean_loss|robust_risk)"]],
+    },
+}
+
+
+class TensorBoardHandler:
+    """Writes everything of one run through one `SummaryWriter`, against the global step.
+
+    Scalars: `train/loss`, `train/learning_rate`, `train/step_s`, every value that other handlers left in the
+    metrics of trainer and validator. Histograms: sampling probabilities (times N, so 1 is uniform) and stale
+    losses. Pictures: one fixed validation case and the hardest one of each validation. A table of the hardest
+    training cases.
+
+    Args:
+        run: the folder of the run; the events go to `tensorboard/`.
+        objective: whose history and probabilities are shown.
+        validator: evaluator to show; None if nothing is validated.
+        interval: steps between two values of the training loss.
+        hparams: settings of the run, shown with its best value at the end.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        objective: Objective,
+        validator: Engine | None = None,
+        interval: int = 10,
+        hparams: dict[str, Any] | None = None,
+    ) -> None:
+        self.run, self.objective, self.validator, self.interval = run, objective, validator, interval
+        self.hparams = hparams or {}
+        self.writer: Any = None
+        self._trainer: Any = None
+        self._step_started = 0.0
+        self._fixed: tuple[str, np.ndarray] | None = None
+        self._hardest: tuple[float, str, np.ndarray] | None = None
+        self._best: dict[str, float] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer, after the validation and history handlers."""
+        if not is_writer():
+            return
+        self._trainer = engine
+        engine.add_event_handler(Events.STARTED, self.started)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.step_started)
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.step_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
+        engine.add_event_handler(Events.COMPLETED, self.completed)
+        if self.validator is not None:
+            self.validator.add_event_handler(Events.EPOCH_STARTED, self.validation_started)
+            self.validator.add_event_handler(Events.ITERATION_COMPLETED, self.case_validated)
+            self.validator.add_event_handler(Events.EPOCH_COMPLETED, self.validation_completed)
+
+    def started(self, engine: Engine) -> None:
+        """Open the writer; a run that continues hides what was logged after its checkpoint."""
+        done = engine.state.iteration
+        self.writer = SummaryWriter(str(self.run.tensorboard), purge_step=done + 1 if done else None)
+        self.writer.add_custom_scalars(LAYOUT)
+
+    def step_started(self, engine: Engine) -> None:
+        """Note the time."""
+        self._step_started = time.perf_counter()
+
+    def step_completed(self, engine: Engine) -> None:
+        """Log the training loss, the learning rate and the time of a step."""
+        step = engine.state.iteration
+        if step % self.interval:
+            return
+        self.writer.add_scalar("train/loss", float(engine.state.output["loss"]), step)  # type: ignore[index, call-overload, arg-type]
+        self.writer.add_scalar("train/learning_rate", self._trainer.optimizer.param_groups[0]["lr"], step)
+        self.writer.add_scalar("train/step_s", time.perf_counter() - self._step_started, step)
+
+    def epoch_completed(self, engine: Engine) -> None:
+        """Log the state of the sampler and of the history."""
+        step, history = engine.state.iteration, self.objective.history
+        for name, value in engine.state.metrics.items():
+            self.writer.add_scalar(name, value, step)
+        if engine.state.epoch % 5 == 0 or engine.state.epoch == engine.state.max_epochs:
+            relative = history.probabilities(self.objective.beta) * len(history)
+            self.writer.add_histogram("sampler/probability_times_n", relative, step)
+            self.writer.add_histogram("history/stale_loss", torch.from_numpy(history.loss), step)
+            self.writer.add_text("hardest training cases", self._hardest_table(), step)
+        self.writer.flush()
+
+    def _hardest_table(self, rows: int = 10) -> str:
+        history = self.objective.history
+        lines = ["| case | stale loss | visits | updates ago |", "|---|---|---|---|"]
+        for index in np.argsort(-history.loss)[:rows]:
+            lines.append(
+                f"| {history.case_ids[index]} | {history.loss[index]:.4f} "
+                f"| {history.visits[index]} | {history.age[index]} |"
+            )
+        return "\n".join(lines)
+
+    def validation_started(self, engine: Engine) -> None:
+        """Forget the pictures of the last validation."""
+        self._fixed = self._hardest = None
+
+    def case_validated(self, engine: Engine) -> None:
+        """Keep the pictures of the first case and of the one with the lowest Dice of all foreground."""
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
+        for item, result in zip(batch, output, strict=True):
+            image, label, pred = (
+                np.asarray(result[key][0].detach().cpu()) for key in (keys.IMAGE, keys.LABEL, keys.PRED)
+            )
+            label, pred = label.astype(int), pred.astype(int)
+            if self._fixed is None:
+                self._fixed = (item[keys.CASE_ID], overlay_planes(image, label, pred))
+            agreement = float(((pred == label) & (label > 0)).sum() * 2 / max(1, (pred > 0).sum() + (label > 0).sum()))
+            if self._hardest is None or agreement < self._hardest[0]:
+                self._hardest = (agreement, item[keys.CASE_ID], overlay_planes(image, label, pred))
+
+    def validation_completed(self, engine: Engine) -> None:
+        """Log values per subgroup and the two pictures."""
+        step = self._trainer.state.iteration
+        for name, value in engine.state.metrics.items():
+            if name.startswith("val_"):
+                self.writer.add_scalar(name, value, step)
+        for name in ("val_dice/all", "val_dice/worst_group"):
+            self._best[name] = max(self._best.get(name, 0.0), engine.state.metrics.get(name, 0.0))
+        if self._fixed is not None:
+            self.writer.add_image(f"fixed case {self._fixed[0]} (image, reference, prediction)", self._fixed[1], step)
+        if self._hardest is not None:
+            agreement, case_id, picture = self._hardest
+            self.writer.add_image("hardest case (image, reference, prediction)", picture, step)
+            self.writer.add_text("hardest validation case", f"{case_id}: Dice of all structures {agreement:.3f}", step)
+
+    def completed(self, engine: Engine) -> None:
+        """Log the settings beside the best values, and close the file."""
+        metrics = {f"best/{name}": value for name, value in self._best.items()}
+        plain = {name: value for name, value in self.hparams.items() if isinstance(value, (int, float, str, bool))}
+        if metrics and plain:
+            # add_hparams() would open a second event file, and TensorBoard follows one
+            for summary in hparams(plain, metrics):
+                self.writer.file_writer.add_summary(summary)
+            for name, value in metrics.items():
+                self.writer.add_scalar(name, value, engine.state.iteration)
+        self.writer.close()
+
+
+def tensorboard_line(folder: str | Path) -> str:
+    """Return the command that shows the runs of a folder."""
+    return f"tensorboard --logdir {folder}"

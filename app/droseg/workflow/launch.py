@@ -1,0 +1,76 @@
+"""`droseg train` as the line of `python -m monai.bundle run` that does the same."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import run as monai_bundle_run
+
+from droseg.errors import BundleError, InputError
+from droseg.workflow.config import check_keys, config_files, load_config, walk
+from droseg.workflow.run_config import TRAIN
+
+
+def overlay_file(bundle: Path, overlay: str) -> Path:
+    """Return the config file of an overlay: a file, or the name of one in the bundle's `configs/`.
+
+    Raises:
+        BundleError: if there is none; the message lists those of the bundle.
+    """
+    for path in (Path(overlay), *(bundle / "configs" / f"{overlay}{suffix}" for suffix in ("", ".yaml", ".yml", ".json"))):
+        if path.is_file():
+            return path
+    names = ", ".join(file.stem for file in config_files(bundle / "configs"))
+    raise BundleError(f"overlay {overlay}: no such file, and {bundle / 'configs'} has only {names}.")
+
+
+def monai_line(configs: Sequence[Path], overrides: Mapping[str, Any]) -> str:
+    """Return the shell line that runs these configs with these overrides."""
+    files = [str(path) for path in configs]
+    words = ["python", "-m", "monai.bundle", "run", "training", "--config_file"]
+    words.append(files[0] if len(files) == 1 else repr(files).replace(" ", ""))
+    for key, value in overrides.items():
+        words += [f"--{key}", value if isinstance(value, str) else repr(value)]
+    return shlex.join(words)
+
+
+def train(bundle: Path, overlays: Sequence[str] = (), overrides: Mapping[str, Any] | None = None) -> None:
+    """Train a bundle: print the equivalent `monai.bundle` line, then run it in this process.
+
+    Raises:
+        BundleError, InputError: if the bundle cannot be trained or an override does not exist.
+        SystemExit: as `start_training` says.
+    """
+    base = bundle / "configs" / TRAIN
+    if not base.is_file():
+        raise BundleError(f"bundle {bundle}: it has no configs/{TRAIN}, so it cannot be trained.")
+    configs = [base, *(overlay_file(bundle, overlay) for overlay in overlays)]
+    all_overrides = {"bundle_root": str(bundle), **(overrides or {})}
+    known = [load_config([file]) for file in (*config_files(bundle / "configs"), *configs)]
+    check_keys(_with_overrides(configs, all_overrides), known)
+    print(f"the same by MONAI: {monai_line(configs, all_overrides)}", flush=True)
+    with warnings.catch_warnings():
+        # "parsing config_file ... may run arbitrary code": whoever names a bundle here has chosen to run it.
+        warnings.filterwarnings("ignore", message="parsing config_file")
+        monai_bundle_run(run_id="training", config_file=[str(path) for path in configs], **all_overrides)
+
+
+def _with_overrides(configs: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the merged config with the overrides; an id whose parent does not exist cannot be set."""
+    try:
+        return load_config(configs, overrides)
+    except (KeyError, ValueError, IndexError, TypeError):
+        for key, value in overrides.items():
+            try:
+                load_config(configs, {key: value})
+            except (KeyError, ValueError, IndexError, TypeError) as error:
+                ids = [name for name, _ in walk(load_config(configs))]
+                near = difflib.get_close_matches(key, ids, n=1, cutoff=0.4)
+                hint = f"did you mean {near[0]}?" if near else f"the keys are in {configs[0].parent}."
+                raise InputError(f"there is no key {key}: {hint}") from error
+        raise

@@ -1,0 +1,79 @@
+"""What is checked before a training begins, so that it does not fail an hour later."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from droseg import keys
+from droseg.data import Datalist
+from droseg.data.check import check_datalist, problem_table
+from droseg.errors import DatalistError, DrosegError
+
+
+def check_output_folder(folder: Path, needed_bytes: int) -> None:
+    """Make the folder; refuse if it cannot be written or its disk is too full.
+
+    Raises:
+        DrosegError: naming the folder, what is wrong with it, and what to do.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".droseg_write_test"):
+            pass
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise DrosegError(f"{folder}: cannot write there ({reason}); give another folder by --out.") from error
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise DrosegError(
+            f"{folder}: {free / 1e9:.2f} GB are free, a training needs about {needed_bytes / 1e9:.2f} GB for its "
+            "checkpoints and logs; free some space or give a folder on another disk by --out."
+        )
+
+
+def check_structures(datalist: Datalist, structures: Mapping[str, int], channels: Sequence[str]) -> None:
+    """Refuse a datalist that does not have the bundle's structures and channels.
+
+    Raises:
+        DatalistError: naming what each of the two has.
+    """
+    declared = {name: values for name, values in datalist.structures.items() if values != (0,)}
+    missing = [name for name in structures if name not in declared]
+    other = [
+        f"{name} (datalist {', '.join(map(str, declared[name]))}, bundle {value})"
+        for name, value in structures.items()
+        if name in declared and declared[name] != (int(value),)
+    ]
+    if missing or other:
+        found = f"it has no {', '.join(missing)}" if missing else f"other label values: {'; '.join(other)}"
+        override = "{" + ", ".join(f"{name}: {values[0]}" for name, values in declared.items()) + "}"
+        raise DatalistError(
+            f"{datalist.path}: {found}. The bundle segments {', '.join(structures)}; the datalist declares "
+            f"{', '.join(declared) or 'nothing'}. Train with: structures='{override}'"
+        )
+    if len(datalist.channels) != len(channels):
+        raise DatalistError(
+            f"{datalist.path}: {len(datalist.channels)} channels ({', '.join(datalist.channels)}), the bundle takes "
+            f"{len(channels)} ({', '.join(channels)}). Train with: channels='[{', '.join(datalist.channels)}]'"
+        )
+
+
+def check_cases(datalist: Datalist) -> list[str]:
+    """Read every training and validation case; return the warnings.
+
+    Raises:
+        DatalistError: with a table of all errors, by case, or if a training case has no label.
+    """
+    sections = [name for name in (keys.TRAINING, keys.VALIDATION) if datalist.sections.get(name)]
+    problems = check_datalist(datalist, sections)
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if errors:
+        raise DatalistError(
+            f"{datalist.path}: training does not start, {len(errors)} error(s):\n{problem_table(errors)}\n"
+            "Mend these files or take the cases out of the datalist."
+        )
+    return [f"{problem.section}: {problem.message}" for problem in problems if problem.severity == "warning"]
