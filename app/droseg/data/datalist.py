@@ -100,9 +100,9 @@ def parse_datalist(path: PathLike, data_root: PathLike | None = None) -> tuple[D
     Raises:
         DatalistError: if the file as a whole cannot be used (not JSON, no sections, no channels, no structures).
     """
-    path = Path(path).expanduser().absolute()
+    path = _absolute(path)
     document = _load_json(path)
-    root = path.parent if data_root is None else Path(data_root).expanduser().absolute()
+    root = path.parent if data_root is None else _absolute(data_root)
     if not root.is_dir():
         raise DatalistError(f"{root}: no such folder; it was given as the data root of {path}.")
     problems: list[EntryProblem] = []
@@ -138,8 +138,8 @@ def write_datalist(datalist: Datalist, path: PathLike, data_root: PathLike | Non
     Raises:
         DatalistError: if the file cannot be written.
     """
-    path = Path(path).expanduser().absolute()
-    root = path.parent if data_root is None else Path(data_root).expanduser().absolute()
+    path = _absolute(path)
+    root = path.parent if data_root is None else _absolute(data_root)
     document: dict[str, Any] = {
         "channels": {str(index): name for index, name in enumerate(datalist.channels)},
         "structures": {
@@ -153,6 +153,11 @@ def write_datalist(datalist: Datalist, path: PathLike, data_root: PathLike | Non
         path.write_text(_one_line_per_case(document), encoding="utf-8")
     except OSError as error:
         raise DatalistError(f"{path}: cannot be written ({error.strerror}); choose another place.") from error
+
+
+def _absolute(path: PathLike) -> Path:
+    """Return the path from the root of the file system, without "..", links not followed."""
+    return Path(os.path.abspath(Path(path).expanduser()))
 
 
 def _load_json(path: Path) -> dict[str, Any]:
@@ -241,6 +246,7 @@ def _entry(case: Case, root: Path) -> dict[str, Any]:
 
 
 def _relative(path: Path, root: Path) -> str:
+    path = _absolute(path)
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
