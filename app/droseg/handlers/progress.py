@@ -56,7 +56,7 @@ class ProgressHandler:
 
     def loss_completed(self, engine: Engine) -> None:
         """Smooth the loss for the bar."""
-        loss = float(engine.state.output["loss"])  # type: ignore[index, call-overload, arg-type]
+        loss = float(engine.state.output["loss"].detach())  # type: ignore[index, call-overload, arg-type]
         self._loss = loss if self._loss != self._loss else 0.95 * self._loss + 0.05 * loss
 
     def step_completed(self, engine: Engine) -> None:

@@ -96,7 +96,7 @@ class TensorBoardHandler:
         step = engine.state.iteration
         if step % self.interval:
             return
-        self.writer.add_scalar("train/loss", float(engine.state.output["loss"]), step)  # type: ignore[index, call-overload, arg-type]
+        self.writer.add_scalar("train/loss", float(engine.state.output["loss"].detach()), step)  # type: ignore[index, call-overload, arg-type]
         self.writer.add_scalar("train/learning_rate", self._trainer.optimizer.param_groups[0]["lr"], step)
         self.writer.add_scalar("train/step_s", time.perf_counter() - self._step_started, step)
 

@@ -33,6 +33,11 @@ def load_config(files: Sequence[Path], overrides: Mapping[str, Any] | None = Non
     return without_metadata(parser.get())
 
 
+def known_configs(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return each file's own content, unmerged: an overlay's `a#b` needs no `a` in the same file."""
+    return [ConfigParser.load_config_file(str(file)) for file in files]
+
+
 def without_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config without what `ConfigParser` adds from `metadata.json`."""
     return {key: value for key, value in config.items() if key != ConfigParser.meta_key}
@@ -54,7 +59,8 @@ def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     else:
         return
     for key, value in pairs:
-        name = f"{prefix}#{key}" if prefix else str(key)
+        own = str(key).lstrip("+").replace("::", "#")  # an overlay writes +a#b to append, MONAI also a::b
+        name = f"{prefix}#{own}" if prefix else own
         yield name, value
         yield from walk(value, name)
 

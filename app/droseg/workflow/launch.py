@@ -12,7 +12,7 @@ from typing import Any
 from monai.bundle import run as monai_bundle_run
 
 from droseg.errors import BundleError, InputError
-from droseg.workflow.config import check_keys, config_files, load_config, walk
+from droseg.workflow.config import check_keys, config_files, known_configs, load_config, walk
 from droseg.workflow.run_config import TRAIN
 
 
@@ -51,7 +51,7 @@ def train(bundle: Path, overlays: Sequence[str] = (), overrides: Mapping[str, An
         raise BundleError(f"bundle {bundle}: it has no configs/{TRAIN}, so it cannot be trained.")
     configs = [base, *(overlay_file(bundle, overlay) for overlay in overlays)]
     all_overrides = {"bundle_root": str(bundle), **(overrides or {})}
-    known = [load_config([file]) for file in (*config_files(bundle / "configs"), *configs)]
+    known = known_configs([*config_files(bundle / "configs"), *configs])
     check_keys(_with_overrides(configs, all_overrides), known)
     print(f"the same by MONAI: {monai_line(configs, all_overrides)}", flush=True)
     with warnings.catch_warnings():

@@ -23,7 +23,7 @@ from droseg.engine.trainer import DROTrainer
 from droseg.errors import DrosegError
 from droseg.handlers import RunCheckpoint, is_writer, tensorboard_line
 from droseg.inference.weights import load_weights
-from droseg.workflow.config import check_keys, config_files, load_config, without_metadata
+from droseg.workflow.config import check_keys, config_files, known_configs, without_metadata
 from droseg.workflow.preflight import check_cases, check_output_folder, check_structures
 from droseg.workflow.run_config import TRAIN, changed_settings, write_run_configs
 
@@ -64,7 +64,7 @@ def _start(workflow: ConfigWorkflow) -> None:
     if not (Path(str(parser.get("bundle_root"))) / "configs").is_dir():
         parser["bundle_root"] = str(configs.parent)  # started from another folder than the bundle's
     config = without_metadata(parser.get())
-    check_keys(config, [load_config([file]) for file in config_files(configs)])
+    check_keys(config, known_configs(config_files(configs)))
     run = RunFolder(Path(parser.get_parsed_content("output_dir")).resolve())
     parameters = sum(p.numel() for p in parser.get_parsed_content("network_def").parameters())
     check_output_folder(run.path, needed_bytes=6 * 4 * parameters + 50_000_000)
