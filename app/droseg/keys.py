@@ -5,6 +5,9 @@ from typing import Final
 IMAGE: Final = "image"
 LABEL: Final = "label"
 PRED: Final = "pred"
+REFERENCE: Final = "reference"
+"""The label on its own grid, out of reach of the preprocessing."""
+
 CASE_ID: Final = "case_id"
 PATIENT_ID: Final = "patient_id"
 INDEX: Final = "index"

@@ -6,6 +6,7 @@ from typing import Any
 
 from droseg import keys
 from droseg.data.datalist import Case, Datalist
+from droseg.errors import DatalistError
 
 
 def case_item(case: Case, index: int) -> dict[str, Any]:
@@ -24,3 +25,19 @@ def case_item(case: Case, index: int) -> dict[str, Any]:
 def section_items(datalist: Datalist, section: str) -> list[dict[str, Any]]:
     """Return the items of a section; empty if there is no such section."""
     return [case_item(case, index) for index, case in enumerate(datalist.sections.get(section, ()))]
+
+
+def reference_items(datalist: Datalist, section: str) -> list[dict[str, Any]]:
+    """Return the items of a section with the label under `"reference"`, which no preprocessing touches.
+
+    Raises:
+        DatalistError: if the section is not there, or a case of it has no label.
+    """
+    cases = datalist.section(section)
+    missing = [case.case_id for case in cases if case.label is None]
+    if missing:
+        raise DatalistError(f"{datalist.path}: {section}: no label for {', '.join(missing[:10])}; nothing to score by.")
+    items = [case_item(case, index) for index, case in enumerate(cases)]
+    for item in items:
+        item[keys.REFERENCE] = item.pop(keys.LABEL)
+    return items

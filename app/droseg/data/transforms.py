@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from monai.utils import ImageMetaKey
+
+from droseg.keys import CASE_ID
 
 
 class LabelsToClassesd(MapTransform):
@@ -40,3 +43,14 @@ class LabelsToClassesd(MapTransform):
 def class_indices(structures: Mapping[str, int]) -> dict[str, int]:
     """Return name -> class index of the network, in the order of `structures`; 0 is background."""
     return {name: index for index, name in enumerate(structures, start=1)}
+
+
+class NameAfterCased(MapTransform):
+    """Lets `SaveImaged` name a file by the case, not by an image file that may be called `image.nii.gz` in each."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the items with the image's recorded file name set to `CASE_ID.nii.gz`."""
+        items = dict(data)
+        for key in self.key_iterator(items):
+            items[key].meta[ImageMetaKey.FILENAME_OR_OBJ] = f"{items[CASE_ID]}.nii.gz"
+        return items

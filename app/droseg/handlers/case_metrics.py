@@ -33,6 +33,7 @@ class CaseMetricsHandler:
         axes: group axes; default all that occur in `cases`.
         output: where to write `case_metrics.csv`, if anywhere.
         prefix: of the names in `engine.state.metrics`.
+        label_key: of the reference label map, in the engine's output or else in its batch.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class CaseMetricsHandler:
         axes: Sequence[str] | None = None,
         output: str | Path | None = None,
         prefix: str = "val_",
+        label_key: str = keys.LABEL,
     ) -> None:
         self.cases = {case.case_id: case for case in cases}
         self.axes = tuple(axes) if axes is not None else tuple(sorted({a for case in cases for a in case.groups}))
         self.structures = {int(value): name for name, value in structures.items()}
-        self.metrics, self.prefix = tuple(metrics), prefix
+        self.metrics, self.prefix, self.label_key = tuple(metrics), prefix, label_key
         self.output = Path(output) if output is not None else None
         self.table = pd.DataFrame()
         self._rows: list[pd.DataFrame] = []
@@ -67,7 +69,7 @@ class CaseMetricsHandler:
         batch: Any = engine.state.batch
         output: Any = engine.state.output
         for item, result in zip(batch, output, strict=True):
-            label = result[keys.LABEL]
+            label = result[self.label_key] if self.label_key in result else item[self.label_key]
             spacing = np.asarray(affine_to_spacing(label.affine)).astype(float)
             rows = case_metrics(
                 result[keys.PRED][0], label[0], self.structures, spacing.tolist(), metrics=self.metrics

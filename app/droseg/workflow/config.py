@@ -121,12 +121,10 @@ def _parameters(target: str) -> set[str]:
 
 def _no_such_key(name: str, ids: set[str], config: Mapping[str, Any]) -> str:
     parent, _, last = name.rpartition("#")
-    candidates = sorted(i for i in ids if i.rpartition("#")[0] == parent) or sorted(ids)
-    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-    if not near and parent:
-        target = _lookup(config, parent).get("_target_") if isinstance(_lookup(config, parent), Mapping) else None
-        names = sorted(_parameters(target) - {"**"}) if isinstance(target, str) else []
-        near = [f"{parent}#{found}" for found in difflib.get_close_matches(last, names, n=1, cutoff=0.5)]
+    holder = _lookup(config, parent) if parent else config
+    arguments = _parameters(holder["_target_"]) - {"**"} if isinstance(holder, Mapping) and "_target_" in holder else set()
+    siblings = {i for i in ids if i.rpartition("#")[0] == parent} | {f"{parent}#{argument}" for argument in arguments}
+    near = difflib.get_close_matches(name, sorted(siblings), n=1, cutoff=0.6)
     near = near or difflib.get_close_matches(name, sorted(ids), n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else "the keys are in the bundle's configs/*.yaml."
     return f"there is no key {name}: {hint}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
@@ -31,12 +32,23 @@ def overlay_file(bundle: Path, overlay: str) -> Path:
 
 def monai_line(configs: Sequence[Path], overrides: Mapping[str, Any]) -> str:
     """Return the shell line that runs these configs with these overrides."""
-    files = [str(path) for path in configs]
+    files = [_short(path) for path in configs]
     words = ["python", "-m", "monai.bundle", "run", "training", "--config_file"]
     words.append(files[0] if len(files) == 1 else repr(files).replace(" ", ""))
     for key, value in overrides.items():
-        words += [f"--{key}", value if isinstance(value, str) else repr(value)]
-    return shlex.join(words)
+        words += [f"--{key}", _short(Path(value)) if key == "bundle_root" else str(value)]
+    return " ".join(_quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    plain = not any(character in word for character in '"$`\\!')
+    return f'"{word}"' if "'" in word and plain else shlex.quote(word)
+
+
+def _short(path: Path) -> str:
+    """Return the path as it is, or from the current folder if that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path)) else str(path)
 
 
 def train(bundle: Path, overlays: Sequence[str] = (), overrides: Mapping[str, Any] | None = None) -> None:

@@ -127,7 +127,7 @@ def random_individual(rng: np.random.Generator, anatomy: Anatomy) -> Individual:
     elif anatomy == "absent_cerebellum":
         measures |= {
             "cerebellum_scale": 0.0,
-            "occipital_descent": rng.uniform(0.5, 1.0),
+            "occipital_descent": rng.uniform(0.0, 0.7),
             "ventricle_radius_mm": rng.uniform(5.5, 8.5),
         }
     warp = random_waves(rng, components=3, waves=6, wavelength_mm=(70, 140), rms=2.2)
@@ -235,9 +235,9 @@ def _cerebellum(individual: Individual, side: Field, y: Field, z: Field) -> Fiel
     if scale == 0:
         return None
     shift = individual.cerebellum_shift_mm
-    back, down = y + 32 - np.float32(shift[1]), z + 27 - np.float32(shift[2])
-    lobes = _ellipsoid(side - 12 * scale, back, down, (17.5 * scale, 16.0 * scale, 13.5 * scale))
-    vermis = _ellipsoid(side, back, down - 1, (8.0 * scale, 13.0 * scale, 12.5 * scale))
+    back, down = y + 31 - np.float32(shift[1]), z + 28 - np.float32(shift[2])
+    lobes = _ellipsoid(side - 11 * scale, back, down, (16.0 * scale, 15.5 * scale, 14.5 * scale))
+    vermis = _ellipsoid(side, back, down - 1, (8.0 * scale, 13.0 * scale, 13.0 * scale))
     return _smooth_min(lobes, vermis, 3.0)
 
 
