@@ -57,7 +57,7 @@ def section_sizes(cases: int) -> dict[str, int]:
 def plan_cohort(cases: int, seed: int) -> list[PlannedCase]:
     """Return the cases of a cohort: rare anatomies are 14 % and 6 % of the training section, equal parts elsewhere.
 
-    A third of the training section of each anatomy is `thick_slice`, and half of the other sections.
+    About a third of each anatomy in the training section is `thick_slice`, and half in the other sections.
     """
     rng = np.random.default_rng([seed, cases])
     planned: list[PlannedCase] = []
@@ -69,8 +69,9 @@ def plan_cohort(cases: int, seed: int) -> list[PlannedCase]:
             counts = {anatomy: (size + 2 - rank) // len(ANATOMIES) for rank, anatomy in enumerate(ANATOMIES)}
         every = 3 if section == TRAINING else 2
         kinds = [
-            (anatomy, PROTOCOLS[int(number % every == every - 1)])
-            for anatomy, count in counts.items()
+            # Each anatomy starts elsewhere in the cycle, so that small cohorts have both protocols too.
+            (anatomy, PROTOCOLS[int((number + rank) % every == every - 1)])
+            for rank, (anatomy, count) in enumerate(counts.items())
             for number in range(count)
         ]
         for kind in rng.permutation(len(kinds)):
