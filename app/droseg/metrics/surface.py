@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 
 # Neighbors that are looked up one by one before a KD-tree takes the voxels that are left. Most surface voxels of a
 # usable prediction have their nearest counterpart among the first few, and one look-up costs 1/200 of a tree query.
-_NUM_OFFSETS = 500
+_NUM_OFFSETS = 150
 
 
 @dataclass(frozen=True)

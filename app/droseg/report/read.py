@@ -1,0 +1,209 @@
+"""Case tables from disk: case_metrics.csv of one or several runs, or any long CSV of other software."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from droseg.errors import InputError
+from droseg.metrics import COLUMNS, METRICS, OVERLAP_METRICS
+from droseg.report.seeds import SEED, average_seeds, group_axes
+
+PathLike = str | os.PathLike[str]
+
+_VOLUMES = ("volume_ref_ml", "volume_pred_ml")
+_UNDEFINED = {"", "na", "n/a", "nan", "none", "null", "-", "inf", "+inf", "-inf", "infinity"}
+
+
+def read_cases(
+    paths: Sequence[PathLike],
+    *,
+    case_column: str = "case_id",
+    patient_column: str | None = None,
+    structure_column: str = "structure",
+    metrics: Mapping[str, str] | None = None,
+    axes: Sequence[str] | None = None,
+    where: Sequence[tuple[str, str]] = (),
+    percent: bool = False,
+) -> pd.DataFrame:
+    """Return a cases table (see `droseg.metrics.groups`); several files are several seeds and are averaged per case.
+
+    Args:
+        paths: CSV files, one row per case and structure; separated by commas, semicolons or tabs.
+        case_column: column of the case.
+        patient_column: column of the patient; default `patient_id`, and where that is absent the case.
+        structure_column: column of the structure.
+        metrics: metric -> column; default the columns that bear droseg's names. Names that end in `_mm` are distances.
+        axes: columns to group by; default the columns that are not its own, in a case_metrics.csv of droseg.
+        where: keep rows with this (column, value); several values of one column: any of them.
+        percent: `dice` and `nsd` are given in percent.
+
+    Raises:
+        InputError: if a file cannot be used; the message names the file, the column or the row.
+    """
+    if not paths:
+        raise InputError("no CSV given; give at least one case_metrics.csv.")
+    tables = []
+    for path in paths:
+        raw = _read_text_table(Path(path))
+        raw = _keep(raw, where, Path(path))
+        columns = {"case_id": case_column, "structure": structure_column}
+        patient = patient_column or ("patient_id" if "patient_id" in raw.columns else case_column)
+        table = _own_names(raw, Path(path), columns | {"patient_id": patient}, metrics, axes)
+        _check_values(table, Path(path), percent)
+        tables.append(table)
+    table_axes = group_axes(tables[0])
+    for path, table in zip(paths, tables, strict=True):
+        if set(table.columns) != set(tables[0].columns):
+            odd = sorted(set(table.columns) ^ set(tables[0].columns))
+            raise InputError(f"{path}: columns {odd} are not in both this file and {paths[0]}; give files of one kind.")
+    if len(tables) == 1:
+        return tables[0]
+    merged = pd.concat([t.assign(**{SEED: i}) for i, t in enumerate(tables)], ignore_index=True)
+    _check_groups(merged, table_axes, f"{len(paths)} files")
+    return average_seeds(merged)
+
+
+def _read_text_table(path: Path) -> pd.DataFrame:
+    """Return the file as text, one string per field; the index is the line number in the file."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = file.readline()
+        separator = max(",;\t", key=header.count)
+        table = pd.read_csv(
+            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; give a CSV with one row per case and structure.") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path}: is a folder; give the case_metrics.csv in it.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file in UTF-8; export it as CSV.") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV with a header line ({error}).") from error
+    table.columns = [str(c).strip() for c in table.columns]
+    table.index = pd.RangeIndex(2, len(table) + 2)
+    if table.empty:
+        raise InputError(f"{path}: a header but no rows; was the evaluation empty?")
+    return table.apply(lambda column: column.str.strip())
+
+
+def _need(table: pd.DataFrame, column: str, path: Path, hint: str) -> None:
+    if column not in table.columns:
+        raise InputError(f"{path}: no column '{column}'; those there: {', '.join(table.columns)}. {hint}")
+
+
+def _keep(table: pd.DataFrame, where: Sequence[tuple[str, str]], path: Path) -> pd.DataFrame:
+    wanted: dict[str, list[str]] = {}
+    for column, value in where:
+        _need(table, column, path, "Correct --where.")
+        wanted.setdefault(column, []).append(value)
+    for column, values in wanted.items():
+        kept = table[table[column].isin(values)]
+        if kept.empty:
+            found = ", ".join(sorted(table[column].unique())[:20])
+            raise InputError(f"{path}: no row left with {column} = {' or '.join(values)}; values there: {found}.")
+        table = kept
+    return table
+
+
+def _own_names(
+    raw: pd.DataFrame,
+    path: Path,
+    columns: Mapping[str, str],
+    metrics: Mapping[str, str] | None,
+    axes: Sequence[str] | None,
+) -> pd.DataFrame:
+    """Return the columns in use under droseg's names, with numbers as floats."""
+    hints = {"case_id": "--case-column", "structure": "--structure-column", "patient_id": "--patient-column"}
+    for name, column in columns.items():
+        _need(raw, column, path, f"Name the right one by {hints[name]}.")
+    if metrics is None:
+        metrics = {m: m for m in METRICS if m in raw.columns}
+        if not metrics:
+            _need(raw, "dice", path, "Name the metrics by --metric NAME:COLUMN, e.g. --metric dice:DSC.")
+    for column in metrics.values():
+        _need(raw, column, path, "Correct --metric NAME:COLUMN.")
+    if axes is None:
+        own_file = {"case_id", "patient_id", "structure", *_VOLUMES} <= set(raw.columns)
+        used = {*columns.values(), *metrics.values(), *COLUMNS, "diagonal_mm"}
+        axes = [c for c in raw.columns if own_file and c not in used]
+    for column in axes:
+        _need(raw, column, path, "Correct --group-by.")
+
+    table = pd.DataFrame({name: raw[columns[name]] for name in ("case_id", "patient_id", "structure")})
+    for name, column in metrics.items():
+        table[name] = _numbers(raw[column], path)
+    for name in _VOLUMES:
+        if name in raw.columns:
+            table[name] = _numbers(raw[name], path)
+    for column in axes:
+        if column not in table.columns:
+            table[column] = raw[column].where(raw[column] != "", None).astype(object)
+    if "diagonal_mm" in raw.columns:
+        table["diagonal_mm"] = _numbers(raw["diagonal_mm"], path)
+    return table
+
+
+def _numbers(column: pd.Series, path: Path) -> pd.Series:
+    """Return floats; fields that say undefined, and infinite ones, become NaN."""
+    text = column.str.lower()
+    values = pd.to_numeric(column.mask(text.isin(_UNDEFINED)), errors="coerce").astype(float)
+    bad = values.isna() & ~text.isin(_UNDEFINED)
+    if bad.any():
+        line = _first_line(bad)
+        comma = (
+            "; use a decimal point" if "," in column[line] else "; correct the field, or leave it empty if undefined"
+        )
+        more = f" (and {int(bad.sum()) - 1} more)" if bad.sum() > 1 else ""
+        raise InputError(
+            f"{path}, line {line}: column '{column.name}' holds '{column[line]}', not a number{more}{comma}."
+        )
+    return values.where(np.isfinite(values))
+
+
+def _check_values(table: pd.DataFrame, path: Path, percent: bool) -> None:
+    """Refuse empty ids, repeated rows, groups that change within a case, and overlaps outside of 0..1."""
+    for name in ("case_id", "structure"):
+        empty = table[name] == ""
+        if empty.any():
+            raise InputError(f"{path}, line {_first_line(empty)}: no {name}; fill it in.")
+    repeated = table.duplicated(["case_id", "structure"])
+    if repeated.any():
+        line = _first_line(repeated)
+        raise InputError(
+            f"{path}, line {line}: case '{table['case_id'][line]}', structure '{table['structure'][line]}' is there "
+            "twice; keep one row per case and structure (several runs: one file each; a subset: --where COLUMN=VALUE)."
+        )
+    _check_groups(table, group_axes(table), str(path))
+    for metric in (m for m in OVERLAP_METRICS if m in table.columns):
+        if percent:
+            table[metric] = table[metric] / 100
+        outside = (table[metric] < 0) | (table[metric] > 1 + 1e-6)
+        if not outside.any():
+            continue
+        line = _first_line(outside)
+        value = f"{path}, line {line}: {metric} is {table[metric][line]:g}"
+        if not percent and table[metric].max() <= 100 and table[metric].median() > 1:
+            raise InputError(f"{value}; this looks like percent, fractions (0 to 1) are expected. Add --percent.")
+        raise InputError(f"{value}; it must lie between 0 and {100 if percent else 1}.")
+
+
+def _first_line(rows: pd.Series) -> int:
+    return int(rows.index[int(rows.to_numpy().argmax())])
+
+
+def _check_groups(table: pd.DataFrame, axes: Sequence[str], source: str) -> None:
+    for axis in axes:
+        counts = table.groupby("case_id")[axis].nunique(dropna=False)
+        if (counts > 1).any():
+            case = counts.idxmax()
+            found = ", ".join(str(v) for v in table.loc[table["case_id"] == case, axis].unique())
+            raise InputError(f"{source}: case '{case}' has several values of '{axis}' ({found}); a case has one group.")

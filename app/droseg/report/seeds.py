@@ -1,0 +1,43 @@
+"""Several trainings of one side: one value per case and structure before anything is compared."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from droseg.metrics import COLUMNS, METRICS, penalized
+
+SEED = "seed"
+"""Column that tells the trainings of one side apart, until `average_seeds`."""
+_OWN_COLUMNS = (*COLUMNS, "diagonal_mm", SEED)
+
+
+def group_axes(cases: pd.DataFrame) -> list[str]:
+    """Return the group axes of a cases table: its columns that are neither droseg's own nor numbers."""
+    return [str(c) for c in cases.columns if c not in _OWN_COLUMNS and not pd.api.types.is_float_dtype(cases[c].dtype)]
+
+
+def table_metrics(cases: pd.DataFrame) -> list[str]:
+    """Return the metrics of a cases table: droseg's in their fixed order, then the others."""
+    floats = [str(c) for c in cases.columns if pd.api.types.is_float_dtype(cases[c].dtype)]
+    others = [c for c in floats if c not in _OWN_COLUMNS]
+    return [m for m in METRICS if m in floats] + others
+
+
+def average_seeds(cases: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per case and structure: means over the rows of several trainings (column `seed`).
+
+    A failure in some of the seeds enters the mean with its penalized value; a distance stays undefined only if every
+    seed failed. `volume_pred_ml` is the mean, hence 0 only if every seed missed the structure.
+    """
+    metrics = table_metrics(cases)
+    keys = ["case_id", "structure"]
+    values = cases.copy()
+    for metric in metrics:
+        values[metric] = penalized(cases, metric)
+    numbers = [*metrics, *(c for c in ("volume_ref_ml", "volume_pred_ml", "diagonal_mm") if c in cases.columns)]
+    grouped = values.groupby(keys, sort=False)
+    result = grouped.first().drop(columns=[*numbers, SEED]).join(grouped[numbers].mean()).reset_index()
+    ever = cases.groupby(keys, sort=False)[metrics].count().reset_index()[metrics]
+    # All seeds failed: keep what one seed would show, dice 0 and an undefined distance.
+    result[metrics] = result[metrics].where(ever.gt(0))
+    return result[[c for c in cases.columns if c != SEED]]

@@ -1,0 +1,131 @@
+"""Write a report: report.html, subgroups.csv and, against a baseline, comparison.csv."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from droseg.data.datalist import Datalist
+from droseg.errors import InputError
+from droseg.report.compare import compare_runs
+from droseg.report.page import report_page
+from droseg.report.pictures import structure_colors, worst_case_pictures
+from droseg.report.seeds import group_axes, table_metrics
+from droseg.report.subgroups import subgroup_table
+from droseg.report.verdict import Evidence
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the files of a report lie, and what they were made from."""
+
+    html: Path
+    subgroups_csv: Path
+    comparison_csv: Path | None
+    evidence: Evidence
+
+
+def write_report(
+    cases: pd.DataFrame,
+    out: PathLike,
+    *,
+    axes: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    baseline: pd.DataFrame | None = None,
+    name: str = "This run",
+    baseline_name: str = "the baseline",
+    datalist: Datalist | None = None,
+    pred_dir: PathLike | None = None,
+    num_pictures: int = 6,
+    min_effect: Mapping[str, float] | None = None,
+    num_bootstrap: int = 2000,
+    seed: int = 0,
+    notes: Sequence[str] = (),
+) -> Report:
+    """Write `report.html`, `subgroups.csv` and with a baseline `comparison.csv` into a folder.
+
+    Args:
+        cases: a cases table, see `droseg.metrics.groups` and `read_cases`.
+        out: folder, made if need be.
+        axes: columns to group by; default all of the table.
+        metrics: columns to report; default all of the table (and of the baseline).
+        baseline: cases table of another run on the same cases.
+        name: what to call the run.
+        baseline_name: what to call the baseline.
+        datalist: with the images and labels of the cases, for the pictures.
+        pred_dir: folder of the predictions, for the pictures.
+        num_pictures: worst cases to show.
+        min_effect: metric -> smallest difference of means that may be called helped or hurt.
+        num_bootstrap: samples per interval.
+        seed: of the bootstrap.
+        notes: sentences for the section on how it was computed.
+
+    Raises:
+        InputError: if the folder cannot be written, a column is missing or the runs have nothing in common.
+    """
+    axes = group_axes(cases) if axes is None else list(axes)
+    metrics = _common_metrics(cases, baseline) if metrics is None else list(metrics)
+    for column in [*axes, *metrics]:
+        if column not in cases.columns:
+            raise InputError(f"no column '{column}' in the cases table; those there: {', '.join(cases.columns)}.")
+    options: dict[str, Any] = {"num_bootstrap": num_bootstrap, "seed": seed}
+    evidence = Evidence(
+        name=name,
+        cases=cases,
+        axes=axes,
+        metrics=metrics,
+        subgroups=subgroup_table(cases, axes, metrics, **options),
+        penalized=subgroup_table(cases, axes, metrics, penalize=True, **options),
+        baseline_name=baseline_name,
+        baseline=baseline,
+        comparison=None
+        if baseline is None
+        else compare_runs(cases, baseline, axes, metrics, min_effect=min_effect, **options),
+    )
+    pictures, colors, missing = [], {}, _no_pictures(datalist, pred_dir)
+    if not missing and datalist is not None and pred_dir is not None:
+        pictures = worst_case_pictures(cases, evidence.main_metric, datalist, pred_dir, num_pictures)
+        colors = structure_colors(datalist)
+    page = report_page(evidence, pictures, colors, pictures_missing=missing, notes=notes, **options)
+    return _write(Path(out), page, evidence)
+
+
+def _common_metrics(cases: pd.DataFrame, baseline: pd.DataFrame | None) -> list[str]:
+    metrics = [m for m in table_metrics(cases) if baseline is None or m in baseline.columns]
+    if not metrics:
+        raise InputError("the run and the baseline have no metric in common; give tables with the same columns.")
+    return metrics
+
+
+def _no_pictures(datalist: Datalist | None, pred_dir: PathLike | None) -> str:
+    absent = []
+    if datalist is None:
+        absent.append("the datalist (--datalist D), which says where images and labels lie")
+    if pred_dir is None:
+        absent.append("the folder of the predictions (--pred DIR)")
+    return f"they need {' and '.join(absent)}." if absent else ""
+
+
+def _write(out: Path, page: str, evidence: Evidence) -> Report:
+    report = Report(
+        out / "report.html",
+        out / "subgroups.csv",
+        out / "comparison.csv" if evidence.comparison is not None else None,
+        evidence,
+    )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        evidence.subgroups.to_csv(report.subgroups_csv, index=False, float_format="%.10g")
+        if evidence.comparison is not None:
+            evidence.comparison.table.to_csv(report.comparison_csv, index=False, float_format="%.10g")
+        report.html.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{out}: the report cannot be written ({error.strerror}); choose another --out.") from error
+    return report
