@@ -98,4 +98,4 @@ class CaseMetricsHandler:
             columns = [column for column in COLUMNS if column in self.table]
             ordered = [*columns, *self.axes, "diagonal_mm"]
             self.output.parent.mkdir(parents=True, exist_ok=True)
-            self.table[ordered].to_csv(self.output, index=False)
+            self.table[ordered].to_csv(self.output, index=False, float_format="%.10g")

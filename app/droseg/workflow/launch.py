@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import shlex
 import warnings
@@ -66,6 +67,8 @@ def train(bundle: Path, overlays: Sequence[str] = (), overrides: Mapping[str, An
     known = known_configs([*config_files(bundle / "configs"), *configs])
     check_keys(_with_overrides(configs, all_overrides), known)
     print(f"the same by MONAI: {monai_line(configs, all_overrides)}", flush=True)
+    for name in ("monai.bundle.scripts", "monai.bundle.workflows"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # its summary of the arguments is the line just printed
     with warnings.catch_warnings():
         # "parsing config_file ... may run arbitrary code": whoever names a bundle here has chosen to run it.
         warnings.filterwarnings("ignore", message="parsing config_file")

@@ -8,6 +8,7 @@ import logging
 import shutil
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,9 @@ def start_training() -> None:
     cannot start.
     """
     workflow = _calling_workflow()
+    # MONAI says for every reader that is not installed that it is not; NIfTI needs none of them.
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     try:
         _start(workflow)
     except DrosegError as error:
@@ -84,7 +88,7 @@ def _start(workflow: ConfigWorkflow) -> None:
     if parser.get_parsed_content("restart"):
         _clear(run)
     continues = _continues(run, config, resolved, datalist, int(parser.get_parsed_content("epochs")))
-    warnings = check_cases(datalist) if parser.get_parsed_content("check_data") else []
+    notes = check_cases(datalist) if parser.get_parsed_content("check_data") else []
     write_run_configs(run, configs.parent, config, resolved)
     run.write_status(
         status=RUNNING,
@@ -99,7 +103,7 @@ def _start(workflow: ConfigWorkflow) -> None:
         error=None,
         remedy=None,
     )
-    _announce(run, datalist, parameters, warnings, continues)
+    _announce(run, datalist, parameters, notes, continues)
 
 
 def _continues(
@@ -137,15 +141,15 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _announce(run: RunFolder, datalist: Datalist, parameters: int, warnings: list[str], continues: bool) -> None:
+def _announce(run: RunFolder, datalist: Datalist, parameters: int, notes: list[str], continues: bool) -> None:
     for section in (keys.TRAINING, keys.VALIDATION):
         cases = datalist.sections.get(section, ())
         print(f"{section}: {len(cases)} cases" + ("" if cases else "; nothing is validated"))
         for axis in datalist.axes if cases else ():
             counts = Counter(case.groups.get(axis, "(none)") for case in cases)
             print(f"  {axis}: " + ", ".join(f"{group} {count}" for group, count in sorted(counts.items())))
-    for warning in warnings:
-        print(f"warning: {warning}")
+    for note in notes:
+        print(f"warning: {note}")
     print(f"network: {parameters / 1e6:.2f} million parameters")
     print(f"{'continues in' if continues else 'run folder:'} {run.path}")
     print(f"watch it: {tensorboard_line(run.path)}", flush=True)
