@@ -56,7 +56,7 @@ def read_cases(
         patient = patient_column or ("patient_id" if "patient_id" in raw.columns else case_column)
         table = _own_names(raw, Path(path), columns | {"patient_id": patient}, metrics, axes)
         _check_values(table, Path(path), percent)
-        tables.append(table)
+        tables.append(table.reset_index(drop=True))
     table_axes = group_axes(tables[0])
     for path, table in zip(paths, tables, strict=True):
         if set(table.columns) != set(tables[0].columns):
@@ -191,7 +191,7 @@ def _check_values(table: pd.DataFrame, path: Path, percent: bool) -> None:
             continue
         line = _first_line(outside)
         value = f"{path}, line {line}: {metric} is {table[metric][line]:g}"
-        if not percent and table[metric].max() <= 100 and table[metric].median() > 1:
+        if not percent and table[metric].max() <= 100 and table[metric].median() > 2:
             raise InputError(f"{value}; this looks like percent, fractions (0 to 1) are expected. Add --percent.")
         raise InputError(f"{value}; it must lie between 0 and {100 if percent else 1}.")
 

@@ -47,6 +47,7 @@ td:first-child { font-weight: 600; }
 tr.all td { border-bottom: 2px solid var(--line); }
 tr.worst td:first-child { box-shadow: inset 3px 0 0 var(--bad); padding-left: 10px; }
 td small { color: var(--quiet); font-size: 0.8125rem; font-weight: 400; }
+.text th, .text td { text-align: left; }
 .heat td { min-width: 84px; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 28px 32px; }
 .plots figure { margin: 0; }

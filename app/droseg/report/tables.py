@@ -61,7 +61,8 @@ def structure_table(evidence: Evidence, axis: str) -> str:
     wide = table.pivot(index="structure", columns=["axis", "group"], values="mean")
     wide = wide.reindex(index=list(dict.fromkeys(table["structure"])))
     values = wide.to_numpy(dtype=float)
-    best, worst = np.nanmax(values), np.nanmin(values)
+    defined = values[np.isfinite(values)]
+    best, worst = (defined.max(), defined.min()) if defined.size else (1.0, 1.0)
     if not higher_is_better(metric):
         best, worst = worst, best
     groups = [str(group) for group in wide.columns.get_level_values("group")]
@@ -122,7 +123,7 @@ def failures_table(evidence: Evidence) -> str:
                 key = (row["case_id"], row["structure"])
                 cells.append("also" if key in before[what] else "no" if key in known else "no such case")
             rows.append(("", cells))
-    return html_table(header, rows)
+    return html_table(header, rows, "text")
 
 
 def full_table(table: pd.DataFrame) -> str:

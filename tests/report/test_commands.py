@@ -1,0 +1,127 @@
+"""`droseg evaluate` and `droseg report` from files to files, with their exit codes."""
+
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from droseg.cli import main
+
+
+def evaluate(tmp_path, *more):
+    arguments = ["evaluate", "--datalist", str(tmp_path / "datalist.json"), "--out", str(tmp_path / "eval"), *more]
+    return main(arguments)
+
+
+def test_evaluate_then_report_leaves_all_files(cohort, tmp_path, capsys):
+    pred = str(tmp_path / "pred")
+    assert evaluate(tmp_path, "--pred", pred) == 0
+    assert "4 of 4 cases" in capsys.readouterr().out
+    table = str(tmp_path / "eval" / "case_metrics.csv")
+    report = ["report", table, "--baseline", table, "--group-by", "anatomy", "--out", str(tmp_path / "report")]
+    assert main([*report, "--datalist", str(cohort.path), "--pred", pred]) == 0
+    out = capsys.readouterr().out
+    assert "anatomy = rare" in out
+    assert "inconclusive" in out
+    assert str(tmp_path / "report" / "report.html") in out
+    assert {p.name for p in (tmp_path / "report").iterdir()} == {"report.html", "subgroups.csv", "comparison.csv"}
+
+
+def test_a_missing_prediction_is_listed_and_an_error(cohort, tmp_path, capsys):
+    (tmp_path / "pred" / "c2_seg.nii.gz").unlink()
+    assert evaluate(tmp_path, "--pred", str(tmp_path / "pred")) == 1
+    assert "  c2" in capsys.readouterr().err
+    assert len(pd.read_csv(tmp_path / "eval" / "case_metrics.csv")) == 6
+    assert evaluate(tmp_path, "--pred", str(tmp_path / "pred"), "--missing-as-failure") == 0
+    assert "c2" in capsys.readouterr().err
+    table = pd.read_csv(tmp_path / "eval" / "case_metrics.csv")
+    assert table[table["case_id"] == "c2"]["dice"].tolist() == [0.0, 0.0]
+
+
+def test_another_grid_is_an_error_that_says_both_and_scores_the_rest(cohort, tmp_path, capsys):
+    labels = np.asarray(nib.load(tmp_path / "labels/c1.nii.gz").dataobj)
+    nib.save(nib.Nifti1Image(labels[:10].copy(), np.diag([1, 1, 3, 1])), tmp_path / "pred/c1_seg.nii.gz")
+    assert evaluate(tmp_path, "--pred", str(tmp_path / "pred")) == 1
+    error = capsys.readouterr().err
+    assert "c1:" in error
+    assert "(10, 18, 12)" in error
+    assert "(20, 18, 12)" in error
+    assert len(pd.read_csv(tmp_path / "eval" / "case_metrics.csv")) == 6
+
+
+def test_a_folder_or_section_that_is_not_there_is_named(cohort, tmp_path, capsys):
+    assert evaluate(tmp_path, "--pred", str(tmp_path / "nowhere")) == 1
+    assert "nowhere" in capsys.readouterr().err
+    assert evaluate(tmp_path, "--pred", str(tmp_path / "pred"), "--section", "validation") == 1
+    assert "testing (4)" in capsys.readouterr().err
+
+
+@pytest.fixture
+def threshold_bundle(tmp_path, project_root):
+    """A run folder whose network finds the anterior structure alone: an intensity of 100 among 0 and 500."""
+    bundle = tmp_path / "run"
+    shutil.copytree(project_root / "bundles" / "hippocampus_mri", bundle)
+    path = bundle / "configs" / "inference.yaml"
+    document = yaml.safe_load(path.read_text())
+    image = np.asarray(nib.load(tmp_path / "images/c0.nii.gz").dataobj)
+    levels = (np.array([0.0, 100.0]) - image.mean()) / image.std()
+    document["structures"] = {"anterior": 1}
+    document["network_def"] = {"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": 2, "kernel_size": 1}
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    weight = torch.tensor(2 * levels).float().reshape(2, 1, 1, 1, 1)
+    torch.save({"weight": weight, "bias": torch.tensor(-(levels**2)).float()}, bundle / "models" / "model.pt")
+    return bundle
+
+
+def test_a_bundle_is_scored_on_the_structures_it_knows(cohort, tmp_path, threshold_bundle):
+    assert evaluate(tmp_path, "--bundle", str(threshold_bundle), "--device", "cpu") == 0
+    table = pd.read_csv(tmp_path / "eval" / "case_metrics.csv")
+    assert set(table["structure"]) == {"anterior"}
+    assert len(list((tmp_path / "eval" / "predictions").glob("c*_seg.nii.gz"))) == 4
+    assert (table["dice"] > 0.5).all()
+
+
+def test_report_reads_tables_of_other_software(tmp_path, capsys):
+    path = tmp_path / "other.csv"
+    rows = [f"s{i};WM;{0.9 - 0.01 * i:.2f};{'3T' if i % 2 else '1.5T'};test" for i in range(12)]
+    path.write_text("Subject;Region;DSC;Scanner;split\n" + "\n".join([*rows, "s99;WM;0.1;3T;train"]) + "\n")
+    code = main(
+        ["report", str(path), "--case-column", "Subject", "--structure-column", "Region", "--metric", "dice:DSC"]
+        + ["--group-by", "Scanner", "--where", "split=test", "--out", str(tmp_path / "out")]
+    )
+    assert code == 0
+    table = pd.read_csv(tmp_path / "out" / "subgroups.csv")
+    assert table[(table["group"] == "all") & (table["structure"] == "WM")]["n"].tolist() == [12]
+    assert set(table["axis"]) == {"all", "Scanner"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--group-by", "scanner"], "no column 'scanner'"),
+        (["--metric", "dice"], "--metric dice"),
+        (["--where", "anatomy"], "--where anatomy"),
+        (["--min-effect", "dice=small"], "not a number"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_errors(make_cases, write_csv, tmp_path, capsys, arguments, message):
+    assert main(["report", str(write_csv(make_cases())), "--out", str(tmp_path / "out"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_several_csvs_are_seeds_and_the_page_says_so(make_cases, write_csv, tmp_path):
+    paths = [str(write_csv(make_cases(seed), f"seed{seed}/case_metrics.csv")) for seed in range(3)]
+    assert main(["report", *paths, "--group-by", "anatomy", "--out", str(tmp_path / "out"), "--bootstrap", "50"]) == 0
+    assert "The run is 3 trainings" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_cases_of_one_run_only_are_listed(make_cases, write_csv, tmp_path, capsys):
+    cases = make_cases()
+    run, baseline = write_csv(cases), write_csv(cases[cases["case_id"] != "c05"], "base/case_metrics.csv")
+    code = main(["report", str(run), "--baseline", str(baseline), "--out", str(tmp_path / "out"), "--bootstrap", "50"])
+    assert code == 0
+    assert "only in run, not compared: c05" in capsys.readouterr().out

@@ -1,0 +1,103 @@
+"""Paired comparison: signs, pairs, failures and the rule behind the words."""
+
+import numpy as np
+import pytest
+
+from droseg.errors import InputError
+from droseg.report import compare_runs
+from droseg.report.compare import verdict
+
+NAN = float("nan")
+
+
+def changed(cases, group, by):
+    """Return the cases with dice moved in one anatomy, distances following."""
+    result = cases.copy()
+    rows = (result["anatomy"] == group) & (result["dice"] > 0)
+    result.loc[rows, "dice"] += by
+    result.loc[rows, "hd95_mm"] -= 20 * by
+    return result
+
+
+def row(comparison, group, metric, structure="mean"):
+    table = comparison.table
+    return table[(table["group"] == group) & (table["metric"] == metric) & (table["structure"] == structure)].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("difference", "low", "high", "metric", "word"),
+    [
+        (0.05, 0.02, 0.08, "dice", "helped"),
+        (-0.05, -0.08, -0.02, "dice", "hurt"),
+        (-2.0, -3.0, -1.0, "hd95_mm", "helped"),
+        (2.0, 1.0, 3.0, "hd95_mm", "hurt"),
+        (0.05, -0.01, 0.11, "dice", "inconclusive"),  # the interval holds 0
+        (0.005, 0.004, 0.006, "dice", "inconclusive"),  # too small to matter
+        (0.5, NAN, NAN, "dice", "inconclusive"),  # too few patients
+    ],
+)
+def test_words_follow_the_stated_rule(difference, low, high, metric, word):
+    assert verdict(difference, low, high, metric, 0.01) == word
+
+
+def test_a_gain_in_one_group_is_found_there_and_only_there(make_cases):
+    baseline = make_cases()
+    comparison = compare_runs(changed(baseline, "rare", 0.1), baseline, ["anatomy"], ["dice", "hd95_mm"])
+    for metric, expected in (("dice", 0.1), ("hd95_mm", -2.0)):
+        rare = row(comparison, "rare", metric, "a")
+        assert rare["difference"] == pytest.approx(expected)
+        assert rare["verdict"] == "helped"
+        typical = row(comparison, "typical", metric)
+        assert (typical["difference"], typical["verdict"]) == (0.0, "inconclusive")
+
+
+def test_equal_runs_are_inconclusive_everywhere(make_cases):
+    cases = make_cases()
+    table = compare_runs(cases, cases, ["anatomy", "protocol"], ["dice", "hd95_mm"]).table
+    assert (table["verdict"] == "inconclusive").all()
+    assert (table["difference"] == 0).all()
+
+
+def test_cases_in_only_one_run_are_listed_and_left_out(make_cases):
+    run, baseline = make_cases(), make_cases()
+    comparison = compare_runs(run[run["case_id"] != "c01"], baseline[baseline["case_id"] != "c02"], [], ["dice"])
+    assert (comparison.only_run, comparison.only_baseline) == (["c02"], ["c01"])
+    assert row(comparison, "all", "dice")["n"] == 22
+
+
+def test_rows_are_paired_by_case_whatever_their_order(make_cases):
+    baseline = make_cases()
+    run = changed(baseline, "rare", 0.1).sample(frac=1, random_state=0)
+    assert row(compare_runs(run, baseline, [], ["dice"]), "all", "dice", "a")["difference"] == pytest.approx(0.1 / 4)
+
+
+def test_a_structure_found_again_counts_from_its_penalty(make_cases):
+    baseline, run = make_cases(), make_cases()
+    missed = (run["volume_ref_ml"] > 0) & (run["volume_pred_ml"] == 0)
+    run.loc[missed, ["dice", "hd95_mm", "volume_pred_ml"]] = [0.6, 10.0, 9.0]
+    comparison = compare_runs(run, baseline, ["anatomy"], ["dice", "hd95_mm"])
+    assert row(comparison, "rare", "dice", "b")["difference"] == pytest.approx(0.6 / 6)
+    assert row(comparison, "rare", "hd95_mm", "b")["difference"] == pytest.approx((10.0 - 150.0) / 6)
+    assert row(comparison, "rare", "hd95_mm", "b")["baseline_worst"] == 150.0
+
+
+def test_a_false_positive_that_is_gone_lifts_the_mean(make_cases):
+    baseline, run = make_cases(), make_cases()
+    absent = baseline["volume_ref_ml"] == 0
+    baseline.loc[absent, ["dice", "nsd", "volume_pred_ml"]] = [0.0, 0.0, 1.0]
+    comparison = compare_runs(run, baseline, [], ["dice"])
+    last = run[run["case_id"] == "c23"]["dice"]
+    assert row(comparison, "all", "dice")["difference"] == pytest.approx((last.mean() - last.fillna(0).mean()) / 24)
+
+
+def test_seeded_intervals_repeat(make_cases):
+    run, baseline = make_cases(1), make_cases(2)
+    first, again = (compare_runs(run, baseline, ["anatomy"], ["dice"], seed=3).table for _ in range(2))
+    assert first.equals(again)
+    assert not np.allclose(first["ci_low"], compare_runs(run, baseline, ["anatomy"], ["dice"], seed=4).table["ci_low"])
+
+
+def test_runs_on_other_cases_cannot_be_compared(make_cases):
+    run = make_cases().assign(case_id=lambda t: "x" + t["case_id"])
+    with pytest.raises(InputError, match=r"no case and structure in common.*'xc00'.*'c00'"):
+        compare_runs(run, make_cases(), [], ["dice"])

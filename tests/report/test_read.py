@@ -1,0 +1,103 @@
+"""Tables of droseg and of other software, and the messages when they cannot be used."""
+
+import pandas as pd
+import pytest
+
+from droseg.errors import InputError
+from droseg.metrics import is_missed, penalized
+from droseg.report import read_cases
+from droseg.report.seeds import group_axes, table_metrics
+
+
+def test_a_table_survives_the_way_through_a_csv(make_cases, write_csv):
+    cases = make_cases()
+    read = read_cases([write_csv(cases)])
+    assert group_axes(read) == ["anatomy", "protocol"]
+    assert table_metrics(read) == ["dice", "hd_mm", "hd95_mm", "assd_mm", "nsd"]
+    pd.testing.assert_frame_equal(read, cases, check_dtype=False)
+
+
+def test_columns_of_other_software_are_named_on_the_way_in(write_csv):
+    other = pd.DataFrame(
+        {"Subject": ["001", "002"], "ROI": ["WM", "WM"], "DSC": [0.9, 0.8], "HD95": ["inf", "2.5"], "Site": [1, 2]}
+    )
+    options = {"case_column": "Subject", "structure_column": "ROI", "axes": ["Site"]}
+    read = read_cases([write_csv(other)], metrics={"dice": "DSC", "hd95_mm": "HD95"}, **options)
+    assert read["case_id"].tolist() == read["patient_id"].tolist() == ["001", "002"]
+    assert read["hd95_mm"].isna().tolist() == [True, False]  # an infinite distance is an undefined one
+    assert group_axes(read) == ["Site"]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_separators_and_a_byte_order_mark_are_read(tmp_path, separator):
+    path = tmp_path / "excel.csv"
+    text = "case_id,structure,dice\nc1,a,0.9\n".replace(",", separator)
+    path.write_text(text, encoding="utf-8-sig")
+    assert read_cases([path])["dice"].tolist() == [0.9]
+
+
+def test_where_keeps_rows_and_may_give_several_values(make_cases, write_csv):
+    path = write_csv(make_cases())
+    read = read_cases([path], where=[("structure", "a"), ("structure", "b"), ("anatomy", "rare")])
+    assert set(read["structure"]) == {"a", "b"}
+    assert set(read["anatomy"]) == {"rare"}
+
+
+def test_several_files_are_seeds_and_averaged_per_case(make_cases, write_csv):
+    first, second = make_cases(0), make_cases(1)
+    read = read_cases([write_csv(first, "s0.csv"), write_csv(second, "s1.csv")])
+    assert len(read) == len(first)
+    assert read["dice"].tolist() == pytest.approx(((first["dice"] + second["dice"]) / 2).tolist(), nan_ok=True)
+    assert is_missed(read).sum() == 1  # missed by both seeds
+
+
+def test_a_failure_of_one_seed_enters_the_mean_with_its_penalty(make_cases, write_csv):
+    first, second = make_cases(0), make_cases(0)
+    second.loc[0, ["dice", "nsd", "volume_pred_ml"]] = 0.0
+    second.loc[0, ["hd_mm", "hd95_mm", "assd_mm"]] = None
+    read = read_cases([write_csv(first, "s0.csv"), write_csv(second, "s1.csv")])
+    assert read["hd95_mm"][0] == pytest.approx((first["hd95_mm"][0] + 150.0) / 2)
+    assert penalized(read, "dice")[0] == pytest.approx(first["dice"][0] / 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("case,structure,dice\nc1,a,0.9\n", {}, r"no column 'case_id'.*case, structure, dice.*--case-column"),
+        ("case_id,structure,dice\nc1,a,0.9\n", {"axes": ["anatomy"]}, r"no column 'anatomy'.*--group-by"),
+        ("case_id,structure,DSC\nc1,a,0.9\n", {}, r"no column 'dice'.*--metric"),
+        ("case_id,structure,dice\nc1,a,0.9\n", {"metrics": {"dice": "DSC"}}, r"no column 'DSC'"),
+        ("case_id,structure,dice\nc1,a,0.9\nc2,a,good\n", {}, r"line 3: column 'dice' holds 'good'"),
+        ("case_id;structure;dice\nc1;a;0,93\n", {}, r"line 2.*'0,93'.*decimal point"),
+        ("case_id,structure,dice\nc1,a,93.1\nc2,a,88.0\n", {}, r"93.1; this looks like percent.*--percent"),
+        ("case_id,structure,dice\nc1,a,0.9\nc2,a,1.7\n", {}, r"line 3: dice is 1.7; it must lie between 0 and 1"),
+        ("case_id,structure,dice\nc1,a,0.9\nc1,a,0.8\n", {}, r"line 3: case 'c1', structure 'a' is there twice"),
+        ("case_id,structure,dice\n,a,0.9\n", {}, r"line 2: no case_id"),
+        ("case_id,structure,dice\n", {}, r"no rows"),
+        ("", {}, r"not a CSV"),
+        ("case_id,structure,dice\nc1,a,0.9\n", {"where": [("structure", "b")]}, r"no row left.*values there: a"),
+        (
+            "case_id,structure,dice,site\nc1,a,0.9,x\nc1,b,0.9,y\n",
+            {"axes": ["site"]},
+            r"case 'c1' has several values of 'site' \(x, y\)",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_used_says_where_and_what_to_do(tmp_path, text, options, message):
+    path = tmp_path / "cases.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        read_cases([path], **options)
+    assert "cases.csv" in str(error.value)
+
+
+def test_percent_is_divided_where_the_user_says_so(tmp_path):
+    path = tmp_path / "cases.csv"
+    path.write_text("case_id,structure,dice,hd95_mm\nc1,a,93.0,2.0\n")
+    read = read_cases([path], percent=True)
+    assert (read["dice"][0], read["hd95_mm"][0]) == (0.93, 2.0)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.csv: no such file"):
+        read_cases([tmp_path / "none.csv"])

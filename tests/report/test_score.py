@@ -1,0 +1,121 @@
+"""Scores of predictions on disk: names, grids, missing and unreadable files."""
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from droseg.errors import DrosegError
+from droseg.metrics import METRICS, case_metrics
+from droseg.report import score_cases, score_section
+from droseg.report.score import on_reference_grid
+
+
+def load(path):
+    image = nib.load(path)
+    return np.asarray(image.dataobj), image.affine
+
+
+def test_scores_equal_case_metrics_with_the_spacing_of_the_file(cohort, tmp_path):
+    labels, affine = load(tmp_path / "labels/c0.nii.gz")
+    pred = np.roll(labels, 2, axis=2)
+    nib.save(nib.Nifti1Image(pred, affine), tmp_path / "pred/c0_seg.nii.gz")
+    table = score_cases(cohort, "testing", tmp_path / "pred")
+    expected = case_metrics(pred, labels, {1: "anterior", 5: "posterior"}, (1.0, 1.0, 3.0))
+    pd.testing.assert_frame_equal(table.iloc[:2][expected.columns].reset_index(drop=True), expected)
+    assert list(table.columns) == [
+        *("case_id", "patient_id", "structure", *METRICS, "volume_ref_ml", "volume_pred_ml"),
+        *("anatomy", "diagonal_mm"),
+    ]
+    assert table["diagonal_mm"].tolist() == pytest.approx([np.linalg.norm([20, 18, 36])] * 8)
+    assert (table.iloc[2:][["dice", "nsd"]] == 1).all(axis=None)
+
+
+@pytest.mark.parametrize("name", ["c0.nii.gz", "c0.nii", "c0_seg.nii"])
+def test_predictions_are_found_by_case_id(cohort, tmp_path, name):
+    labels, affine = load(tmp_path / "pred/c0_seg.nii.gz")
+    (tmp_path / "pred/c0_seg.nii.gz").unlink()
+    nib.save(nib.Nifti1Image(labels, affine), tmp_path / "pred" / name)
+    assert score_section(cohort, "testing", tmp_path / "pred").missing == []
+
+
+@pytest.mark.parametrize("axes", ["LPS", "PSR", "IAL"])
+def test_axis_order_and_direction_of_a_prediction_do_not_matter(cohort, tmp_path, axes):
+    labels, affine = load(tmp_path / "labels/c1.nii.gz")
+    image = nib.Nifti1Image(labels, affine)
+    turned = image.as_reoriented(nib.orientations.axcodes2ornt(axes))
+    found = on_reference_grid(np.asarray(turned.dataobj), turned.affine, labels.shape, affine)
+    np.testing.assert_array_equal(found, labels)
+
+
+def test_a_prediction_on_another_grid_is_refused_and_the_others_go_on(cohort, tmp_path):
+    labels, _ = load(tmp_path / "labels/c2.nii.gz")
+    nib.save(nib.Nifti1Image(labels[:, :, ::2].copy(), np.diag([1, 1, 6, 1])), tmp_path / "pred/c2_seg.nii.gz")
+    scores = score_section(cohort, "testing", tmp_path / "pred")
+    assert set(scores.cases["case_id"]) == {"c0", "c1", "c3"}
+    problem = scores.problems["c2"]
+    assert "(20, 18, 6) of 1 x 1 x 6 mm" in problem
+    assert "(20, 18, 12) of 1 x 1 x 3 mm" in problem
+
+
+def test_a_shifted_origin_is_another_grid(cohort, tmp_path):
+    labels, affine = load(tmp_path / "labels/c2.nii.gz")
+    affine = affine.copy()
+    affine[0, 3] += 1.0
+    nib.save(nib.Nifti1Image(labels, affine), tmp_path / "pred/c2_seg.nii.gz")
+    assert "c2" in score_section(cohort, "testing", tmp_path / "pred").problems
+
+
+def test_rounding_in_the_header_is_the_same_grid(cohort, tmp_path):
+    labels, affine = load(tmp_path / "labels/c2.nii.gz")
+    nib.save(nib.Nifti1Image(labels, affine + 1e-5), tmp_path / "pred/c2_seg.nii.gz")
+    assert not score_section(cohort, "testing", tmp_path / "pred").problems
+
+
+def test_missing_predictions_are_listed_and_scored_only_on_request(cohort, tmp_path):
+    (tmp_path / "pred/c3_seg.nii.gz").unlink()
+    left_out = score_section(cohort, "testing", tmp_path / "pred")
+    assert left_out.missing == ["c3"]
+    assert "c3" not in set(left_out.cases["case_id"])
+    counted = score_section(cohort, "testing", tmp_path / "pred", missing_as_failure=True)
+    rows = counted.cases[counted.cases["case_id"] == "c3"]
+    assert rows["dice"].tolist() == [0.0, 0.0]
+    assert rows["hd_mm"].isna().all()
+    assert (rows["volume_ref_ml"] > 0).all()
+
+
+def test_damaged_and_fractional_files_are_problems_of_their_case(cohort, tmp_path):
+    path = tmp_path / "pred/c0_seg.nii.gz"
+    path.write_bytes(path.read_bytes()[:60])
+    labels, affine = load(tmp_path / "labels/c1.nii.gz")
+    nib.save(nib.Nifti1Image(labels * np.float32(0.3), affine), tmp_path / "pred/c1_seg.nii.gz")
+    scores = score_section(cohort, "testing", tmp_path / "pred")
+    assert set(scores.problems) == {"c0", "c1"}
+    assert "cannot be read" in scores.problems["c0"]
+    assert "not whole numbers" in scores.problems["c1"]
+
+
+def test_score_cases_raises_and_names_every_case_that_has_no_score(cohort, tmp_path):
+    for case_id in ("c1", "c3"):
+        (tmp_path / f"pred/{case_id}_seg.nii.gz").unlink()
+    with pytest.raises(DrosegError, match=r"(?s)2 cases.*c1: no prediction.*c3: no prediction"):
+        score_cases(cohort, "testing", tmp_path / "pred")
+
+
+def test_undeclared_label_values_are_pointed_out(cohort, tmp_path):
+    labels, affine = load(tmp_path / "labels/c0.nii.gz")
+    labels = np.where(labels == 5, 2, labels).astype(np.uint8)
+    nib.save(nib.Nifti1Image(labels, affine), tmp_path / "pred/c0_seg.nii.gz")
+    assert "(2)" in score_section(cohort, "testing", tmp_path / "pred").warnings[0]
+
+
+def test_only_the_named_structures_are_scored(cohort, tmp_path):
+    table = score_cases(cohort, "testing", tmp_path / "pred", structures=["posterior"])
+    assert set(table["structure"]) == {"posterior"}
+    with pytest.raises(DrosegError, match=r"no structure lesion.*anterior, posterior"):
+        score_cases(cohort, "testing", tmp_path / "pred", structures=["lesion"])
+
+
+def test_two_workers_give_the_same_table(cohort, tmp_path):
+    one, two = (score_cases(cohort, "testing", tmp_path / "pred", workers=n) for n in (1, 2))
+    pd.testing.assert_frame_equal(one, two)
