@@ -24,6 +24,7 @@ class RunFolder:
         self.best_model = self.models / "model.pt"
         self.last_model = self.models / "model_last.pt"
         self.checkpoint = self.models / "checkpoint.pt"
+        self.statistics_file = self.path / "training_statistics.json"
         self.status_file = self.path / "run.json"
 
     def status(self) -> dict[str, Any]:

@@ -109,14 +109,24 @@ def _lookup(config: Any, name: str) -> Any:
 
 
 def _parameters(target: str) -> set[str]:
-    """Return the parameter names of a component's target; "**" if it takes any, or cannot be looked at."""
-    try:
-        module = ComponentLocator().get_component_module_name(target)
-        name = f"{module}.{target}" if isinstance(module, str) else target
-        parameters = inspect.signature(locate(name)).parameters  # type: ignore[arg-type]
-    except (TypeError, ValueError, ImportError):
-        return {"**"}
-    return {"**" if p.kind is p.VAR_KEYWORD else p.name for p in parameters.values()}
+    """Return the parameter names of a component's target; "**" if it takes any, or cannot be looked at.
+
+    A class that hands `**kwargs` on to its base takes the parameters of the base.
+    """
+    module = ComponentLocator().get_component_module_name(target)
+    found = locate(f"{module}.{target}" if isinstance(module, str) else target)
+    names: set[str] = set()
+    for part in found.__mro__ if isinstance(found, type) else (found,):
+        if isinstance(found, type) and "__init__" not in vars(part):
+            continue
+        try:
+            parameters = inspect.signature(part.__init__ if isinstance(part, type) else part).parameters  # type: ignore[misc, arg-type]
+        except (TypeError, ValueError):
+            return {"**"}
+        names |= {name for name, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return names
+    return {*names, "**"}
 
 
 def _no_such_key(name: str, ids: set[str], config: Mapping[str, Any]) -> str:

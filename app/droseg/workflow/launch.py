@@ -35,7 +35,7 @@ def monai_line(configs: Sequence[Path], overrides: Mapping[str, Any]) -> str:
     """Return the shell line that runs these configs with these overrides."""
     files = [_short(path) for path in configs]
     words = ["python", "-m", "monai.bundle", "run", "training", "--config_file"]
-    words.append(files[0] if len(files) == 1 else repr(files).replace(" ", ""))
+    words.append(files[0] if len(files) == 1 else f"[{','.join(repr(file) for file in files)}]")
     for key, value in overrides.items():
         words += [f"--{key}", _short(Path(value)) if key == "bundle_root" else str(value)]
     return " ".join(_quoted(word) for word in words)

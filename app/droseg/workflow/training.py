@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import logging
 import shutil
 import sys
@@ -19,7 +20,8 @@ from monai.utils import set_determinism
 
 from droseg import __version__, keys
 from droseg.data import Datalist, read_datalist
-from droseg.engine.run_folder import RunFolder
+from droseg.data.statistics import training_statistics
+from droseg.engine.run_folder import RunFolder, replace_text
 from droseg.engine.trainer import DROTrainer
 from droseg.errors import DrosegError
 from droseg.handlers import RunCheckpoint, is_writer, tensorboard_line
@@ -90,6 +92,9 @@ def _start(workflow: ConfigWorkflow) -> None:
     continues = _continues(run, config, resolved, datalist, int(parser.get_parsed_content("epochs")))
     notes = check_cases(datalist) if parser.get_parsed_content("check_data") else []
     write_run_configs(run, configs.parent, config, resolved)
+    if not continues and parser.get_parsed_content("check_data"):
+        statistics = training_statistics(datalist.section(keys.TRAINING), structures)
+        replace_text(run.statistics_file, json.dumps(statistics, indent=2) + "\n")
     run.write_status(
         status=RUNNING,
         droseg=__version__,

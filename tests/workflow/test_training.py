@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from droseg.cli import main
+from droseg.data import read_datalist
+
+TINY: dict[str, Any] = {
+    "network_def#channels": [4, 8],
+    "network_def#strides": [2],
+    "roi_size": [16, 16, 16],
+    "epochs": 2,
+    "batches_per_epoch": 3,
+    "batch_size": 2,
+    "val_interval": 1,
+    "warmup_steps": 1,
+    "device": "$torch.device('cpu')",
+    "precision": "fp32",
+}
+"""Overrides of bundles/hippocampus_mri/configs/train.yaml."""
+
+
+def words(**overrides: Any) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in {**TINY, **overrides}.items()]
+
+
+def train(cohort: Path, out: Path, *options: str, **overrides: Any) -> int:
+    line = ["train", "hippocampus_mri", "--datalist", str(cohort), "--out", str(out), *options]
+    try:
+        return main([*line, *words(**overrides)])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def status(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "run.json").read_text())
+    return content
+
+
+def test_a_training_leaves_a_complete_bundle(cohort: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(cohort, run, "--objective", "hardness", "--target-ess", "0.6") == 0
+    for name in (
+        "LICENSE",
+        "configs/metadata.json",
+        "configs/train.yaml",
+        "configs/inference.yaml",
+        "configs/evaluate.yaml",
+        "configs/logging.conf",
+        "docs/README.md",
+        "models/model.pt",
+        "models/model_last.pt",
+        "models/checkpoint.pt",
+        "training_statistics.json",
+    ):
+        assert (run / name).is_file(), name
+    assert status(run)["status"] == "finished" and status(run)["step"] == 6
+    assert len(list((run / "tensorboard").glob("events*"))) == 1
+    weights = torch.load(run / "models/model.pt", weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in weights.values())
+    volumes = json.loads((run / "training_statistics.json").read_text())["volume_ml"]
+    assert volumes["anterior"]["median"] == pytest.approx(6 * 6 * 5 * 1.5 / 1000, rel=1e-3)
+
+
+def test_other_spacing_and_fewer_structures_go_with_the_run(cohort: Path, tmp_path: Path) -> None:
+    run, out, scores = tmp_path / "run", tmp_path / "seg", tmp_path / "scores"
+    assert train(cohort, run, structures={"posterior": 2}, spacing_mm=[1.25, 1.25, 1.25]) == 0
+    assert (run / "models/model.pt").is_file()
+    metadata = json.loads((run / "configs/metadata.json").read_text())
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "posterior"}
+    image = read_datalist(cohort).section("testing")[0].images[0]
+    assert main(["predict", str(image), "--bundle", str(run), "--out", str(out)]) == 0
+    result, source = nib.load(out / f"{image.name.removesuffix('.nii.gz')}_seg.nii.gz"), nib.load(image)
+    assert result.shape == source.shape and np.allclose(result.affine, source.affine)
+    assert set(np.unique(result.get_fdata())) <= {0, 2}  # the original value, not the class index
+    assert main(["evaluate", "--datalist", str(cohort), "--bundle", str(run), "--out", str(scores)]) == 0
+    table = pd.read_csv(scores / "case_metrics.csv")
+    assert set(table["structure"]) == {"posterior"} and len(table) == 3
+
+
+def test_evaluate_yaml_and_the_command_give_one_table(cohort: Path, tmp_path: Path) -> None:
+    from monai.bundle import run as monai_run
+
+    run = tmp_path / "run"
+    assert train(cohort, run) == 0
+    assert main(["evaluate", "--datalist", str(cohort), "--bundle", str(run), "--out", str(tmp_path / "a")]) == 0
+    configs = [str(run / "configs" / name) for name in ("inference.yaml", "evaluate.yaml")]
+    monai_run(
+        "evaluating", config_file=configs, bundle_root=str(run), datalist=str(cohort), output_dir=str(tmp_path / "b")
+    )
+    tables = [pd.read_csv(tmp_path / name / "case_metrics.csv") for name in ("a", "b")]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-6)
+    maps = [tmp_path / "a/predictions/te_0_seg.nii.gz", tmp_path / "b/te_0_seg.nii.gz"]
+    assert np.array_equal(*(nib.load(path).get_fdata() for path in maps))
+
+
+def test_the_same_command_twice_says_finished_and_more_epochs_continue(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train(cohort, run) == 0
+    before = (run / "models/checkpoint.pt").stat().st_mtime_ns
+    assert train(cohort, run) == 0
+    assert "this run is finished (2 epochs)" in capsys.readouterr().out
+    assert (run / "models/checkpoint.pt").stat().st_mtime_ns == before
+    assert train(cohort, run, epochs=3) == 0
+    assert "continues after epoch 2 of 3 (step 6)" in capsys.readouterr().out
+    assert status(run)["epoch"] == 3
+
+
+def test_another_setting_is_refused_with_the_difference(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train(cohort, run) == 0
+    assert train(cohort, run, learning_rate=0.5) == 1
+    message = capsys.readouterr().err
+    assert "learning_rate: 0.001 -> 0.5" in message and "--restart" in message
+    assert train(cohort, run, "--restart", learning_rate=0.5) == 0
+    assert status(run)["epoch"] == 2
+
+
+def test_a_killed_training_continues_from_its_last_checkpoint(cohort: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    line = [sys.executable, "-m", "droseg.cli", "train", "hippocampus_mri", "--datalist", str(cohort), "--out", str(run)]
+    with subprocess.Popen([*line, *words(epochs=400)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "models/checkpoint.pt").is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    assert status(run)["status"] == "running"
+    saved = torch.load(run / "models/checkpoint.pt", weights_only=True)["trainer"]["iteration"] // TINY["batches_per_epoch"]
+    done = subprocess.run([*line, *words(epochs=saved + 1)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"continues after epoch {saved} of {saved + 1}" in done.stdout
+    assert status(run)["status"] == "finished" and status(run)["epoch"] == saved + 1
+
+
+def test_bad_cases_are_all_listed_and_training_does_not_start(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = read_datalist(cohort).section("training")
+    cases[0].images[0].unlink()
+    truncated = cases[1].images[0]
+    truncated.write_bytes(truncated.read_bytes()[:200])
+    label = nib.load(cases[2].label)
+    nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[:-2], label.affine), cases[2].label)
+    image = nib.load(cases[3].images[0])
+    voxels = image.get_fdata().astype(np.float32)
+    voxels[3, 3, 3] = np.nan
+    nib.save(nib.Nifti1Image(voxels, image.affine), cases[3].images[0])
+    assert train(cohort, tmp_path / "run") == 1
+    message = capsys.readouterr().err
+    assert "training does not start, 4 error(s)" in message
+    for case in cases[:4]:
+        assert case.case_id in message
+    assert "Traceback" not in message
+    assert not (tmp_path / "run/models").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="skipped: root may write everywhere")
+def test_an_unwritable_folder_is_said_before_training(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o500)
+    assert train(cohort, folder / "run") == 1
+    assert "cannot write there" in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_the_folder_is_said_before_training(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").write_text("not a folder")
+    assert train(cohort, tmp_path / "run") == 1
+    assert "cannot write there" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_before_training(cohort: Path, tmp_path: Path) -> None:
+    from droseg.errors import DrosegError
+    from droseg.workflow.preflight import check_output_folder
+
+    with pytest.raises(DrosegError, match="GB are free, a training needs about"):
+        check_output_folder(tmp_path / "run", needed_bytes=1 << 60)
+
+
+def test_structures_that_the_datalist_lacks_are_named_with_the_remedy(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(cohort, tmp_path / "run", structures={"cerebellum": 3}) == 1
+    message = capsys.readouterr().err
+    assert "it has no cerebellum" in message and "structures='{anterior: 1, posterior: 2}'" in message
+
+
+def test_a_shipped_bundle_without_weights_says_how_to_train_one(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = read_datalist(cohort).section("testing")[0].images[0]
+    assert main(["predict", str(image), "--bundle", "fetal_brain_mri", "--out", str(tmp_path / "seg")]) == 3
+    assert "droseg train fetal_brain_mri" in capsys.readouterr().err
+
+
+def test_init_from_starts_with_the_weights_of_another_run(cohort: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert train(cohort, first) == 0
+    still = {"learning_rate": 0.0, "optimizer#weight_decay": 0.0}
+    assert train(cohort, second, "--init-from", str(first), **still) == 0
+    weights = [torch.load(run / "models/model.pt", weights_only=True) for run in (first, second)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_without_validation_cases_the_last_epoch_is_taken(cohort: Path, tmp_path: Path) -> None:
+    content = json.loads(cohort.read_text())
+    del content["validation"]
+    cohort.write_text(json.dumps(content))
+    assert train(cohort, tmp_path / "run") == 0
+    assert status(tmp_path / "run")["selected_by"] == "last"
+    best, last = (
+        torch.load(tmp_path / "run/models" / name, weights_only=True) for name in ("model.pt", "model_last.pt")
+    )
+    assert all(torch.equal(best[name], last[name]) for name in best)
