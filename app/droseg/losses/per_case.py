@@ -49,7 +49,7 @@ class PerCaseDiceCELoss(nn.Module):
         Raises:
             ValueError: if the shapes do not fit.
         """
-        if pred.shape[1] < 2 or label.shape[1] != 1 or pred.shape[2:] != label.shape[2:]:
+        if pred.shape[1] < 2 or label.shape != (pred.shape[0], 1, *pred.shape[2:]):
             raise ValueError(
                 f"pred has shape {tuple(pred.shape)}, label {tuple(label.shape)}; "
                 "expected (B, C >= 2, H, W, D) and (B, 1, H, W, D) on one grid."

@@ -40,8 +40,11 @@ class Objective:
                 "give the DataLoader batch_sampler=objective.sampler."
             )
         draw = self.sampler.pending.popleft()
-        if not set(indices) <= set(draw.indices):
-            raise RuntimeError(f"the batch holds cases {indices}, but the draw in turn was {list(draw.indices)}.")
+        if set(indices) != set(self.sampler.share(draw)):
+            raise RuntimeError(
+                f"the batch holds the cases {indices}, but the draw in turn was {self.sampler.share(draw)}; the "
+                "DataLoader must hand out every drawn case, in the order of the draws (in_order=True)."
+            )
         self.current_draw = draw
         return draw
 

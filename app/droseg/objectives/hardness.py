@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,7 +68,8 @@ class HardnessWeighted(Objective):
     def weights(self, indices: list[int], losses: Tensor) -> Tensor:
         """Return exp(beta (1-m) (L_new - L_stale)) clipped to [0.1, 10], and 1 on a case's first visit.
 
-        L_stale is the loss at draw time, not the one that other batches have written since.
+        L_stale is the loss at draw time, not the one that other batches have written since. L_new is the mean over
+        the case's items of the batch (patches, replacement), as in the history.
         """
         if not self.importance_weighting or self.current_draw is None:
             return torch.ones_like(losses)
@@ -76,7 +78,10 @@ class HardnessWeighted(Objective):
         new_share = self.beta * (1.0 - self.history.momentum)
         low, high = (math.log(bound) for bound in WEIGHT_BOUNDS)
         # log weight 0 on a first visit: the stale loss of an unvisited case is a constant of ours, not a measurement.
-        exponents = [new_share * (new - stale.get(i, new)) for i, new in zip(indices, losses.tolist(), strict=True)]
+        rows = np.asarray(indices)
+        values = losses.double().cpu().numpy()
+        case_loss = {index: float(values[rows == index].mean()) for index in set(indices)}
+        exponents = [new_share * (case_loss[i] - stale.get(i, case_loss[i])) for i in indices]
         self._weighted += len(exponents)
         self._clipped += sum(not low <= exponent <= high for exponent in exponents)
         return losses.new_tensor([math.exp(min(max(exponent, low), high)) for exponent in exponents])

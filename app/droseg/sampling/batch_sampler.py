@@ -57,11 +57,15 @@ class _RecordingBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         self.pending.clear()
-        per_rank = self.batch_size // self.world_size
         for _ in range(self.num_batches):
             draw = self.draw()
             self.pending.append(draw)
-            yield list(draw.indices[self.rank * per_rank : (self.rank + 1) * per_rank])
+            yield self.share(draw)
+
+    def share(self, draw: Draw) -> list[int]:
+        """Return the cases of a global batch that this rank trains."""
+        per_rank = self.batch_size // self.world_size
+        return list(draw.indices[self.rank * per_rank : (self.rank + 1) * per_rank])
 
     def draw(self) -> Draw:
         """Draw one global batch."""
@@ -140,8 +144,9 @@ class HardnessWeightedBatchSampler(_RecordingBatchSampler):
 
     @beta.setter
     def beta(self, beta: float) -> None:
-        self._beta = check_beta(beta)
-        self._tree = self._build_tree()
+        with self.history.lock:
+            self._beta = check_beta(beta)
+            self._tree = self._build_tree()
 
     def _build_tree(self) -> LogSumTree:
         return LogSumTree(self._beta * self.history.loss)
@@ -155,7 +160,10 @@ class HardnessWeightedBatchSampler(_RecordingBatchSampler):
 
     def draw(self) -> Draw:
         """Draw one global batch from the history as it is now."""
-        tree = self._floored_tree() if self.floor else self._tree
+        with self.history.lock:
+            return self._draw_from(self._floored_tree() if self.floor else self._tree)
+
+    def _draw_from(self, tree: LogSumTree) -> Draw:
         log_total = tree.log_total
         indices: list[int] = []
         taken: list[float] = []

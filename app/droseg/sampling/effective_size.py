@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -55,4 +53,6 @@ def robust_risk(loss: Tensor, beta: float) -> float:
     loss = loss.to(torch.float64)
     if beta == 0.0:
         return float(loss.mean())
-    return float((torch.logsumexp(beta * loss, dim=0) - math.log(len(loss))) / beta)
+    # From the largest loss down, by expm1 and log1p: neither a large beta overflows, nor does log N swamp a small one.
+    largest = loss.max()
+    return float(largest + torch.log1p(torch.expm1(beta * (loss - largest)).mean()) / beta)

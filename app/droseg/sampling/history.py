@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,7 +41,7 @@ class LossHistory:
         if not self.case_ids:
             raise ValueError("case_ids is empty; a loss history needs at least one case.")
         if len(set(self.case_ids)) != len(self.case_ids):
-            repeated = sorted({c for c in self.case_ids if self.case_ids.count(c) > 1})
+            repeated = sorted(case_id for case_id, times in Counter(self.case_ids).items() if times > 1)
             raise ValueError(f"case_ids repeat {repeated[:5]}; every case needs a name of its own.")
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum is {momentum}; it must be >= 0 and < 1 (0 keeps the newest loss only).")
@@ -51,6 +53,8 @@ class LossHistory:
         self.last_update = np.zeros(len(self.case_ids), dtype=np.uint32)
         self.num_updates = 0
         self._listeners: list[Callable[[list[int] | None], None]] = []
+        # MONAI's ThreadDataLoader draws batches in a thread of its own while the training updates losses.
+        self.lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self.case_ids)
@@ -71,10 +75,11 @@ class LossHistory:
         A case whose loss is not finite keeps its previous one and is named in a warning.
 
         Raises:
-            ValueError: if the lengths differ. IndexError: if an index is outside the history.
+            ValueError: if the lengths differ or an index is no whole number.
+            IndexError: if an index is outside the history.
         """
-        index_list = _to_list(indices, int)
-        loss_list = _to_list(losses, float)
+        index_list = [_whole(index) for index in _to_list(indices)]
+        loss_list = [float(loss) for loss in _to_list(losses)]
         if len(index_list) != len(loss_list):
             raise ValueError(f"{len(index_list)} indices but {len(loss_list)} losses; give one loss per index.")
         collected: dict[int, list[float]] = {}
@@ -82,15 +87,18 @@ class LossHistory:
             if not 0 <= index < len(self):
                 raise IndexError(f"index {index} is outside the history of {len(self)} cases.")
             collected.setdefault(index, []).append(loss)
-        self.num_updates += 1
-        changed = [index for index, values in collected.items() if self._visit(index, sum(values) / len(values))]
-        for listener in self._listeners:
-            listener(changed)
+        with self.lock:
+            self.num_updates += 1
+            changed = [index for index, values in collected.items() if self._visit(index, sum(values) / len(values))]
+            for listener in self._listeners:
+                listener(changed)
         return changed
 
     def _visit(self, index: int, loss: float) -> bool:
         if not np.isfinite(loss):
-            logger.warning("%s: loss is %s; its previous loss %.4g stays.", self.case_ids[index], loss, self.loss[index])
+            logger.warning(
+                "%s: loss is %s; its previous loss %.4g stays.", self.case_ids[index], loss, self.loss[index]
+            )
             return False
         self.loss[index] = self.momentum * self.loss[index] + (1.0 - self.momentum) * loss
         self.visits[index] += 1
@@ -125,12 +133,13 @@ class LossHistory:
                 f"the saved loss history has {len(saved)} cases, the training list {len(self)} ({detail}). "
                 "Train with the datalist that the run was started with, or into a new folder."
             )
-        self.loss[:] = state["loss"].numpy()
-        self.visits[:] = state["visits"].numpy()
-        self.last_update[:] = state["last_update"].numpy()
-        self.num_updates = int(state["num_updates"])
-        for listener in self._listeners:
-            listener(None)
+        with self.lock:
+            self.loss[:] = state["loss"].numpy()
+            self.visits[:] = state["visits"].numpy()
+            self.last_update[:] = state["last_update"].numpy()
+            self.num_updates = int(state["num_updates"])
+            for listener in self._listeners:
+                listener(None)
 
 
 def hardness_probabilities(stale_loss: Tensor, beta: float) -> Tensor:
@@ -157,6 +166,14 @@ def check_beta(beta: float) -> float:
     return float(beta)
 
 
-def _to_list(values: Any, kind: type) -> list[Any]:
-    flat = values.detach().cpu().reshape(-1).tolist() if isinstance(values, Tensor) else np.asarray(values).ravel().tolist()
-    return [kind(value) for value in flat]
+def _to_list(values: Any) -> list[Any]:
+    if isinstance(values, Tensor):
+        return values.detach().cpu().reshape(-1).tolist()
+    plain = [value.item() if isinstance(value, Tensor) else value for value in values]
+    return np.asarray(plain).ravel().tolist()
+
+
+def _whole(index: Any) -> int:
+    if index != int(index):
+        raise ValueError(f"index {index} is no whole number; give rows of the history.")
+    return int(index)

@@ -1,0 +1,164 @@
+"""The loss history against hand calculation and scipy."""
+
+from __future__ import annotations
+
+import logging
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+
+from droseg.sampling import HardnessWeightedBatchSampler, HistoryMismatchError, LossHistory, hardness_probabilities
+
+CASES = ("anna", "ben", "cleo", "dora")
+
+
+def test_an_update_is_an_exponential_moving_average_from_the_initial_loss():
+    history = LossHistory(CASES, initial_loss=4.0, momentum=0.9)
+    history.update([1], [2.0])
+    assert history.loss.tolist() == pytest.approx([4.0, 0.9 * 4.0 + 0.1 * 2.0, 4.0, 4.0])
+    history.update([1], [1.0])
+    assert history.loss[1] == pytest.approx(0.9 * 3.8 + 0.1 * 1.0)
+
+
+def test_without_momentum_the_newest_loss_is_kept():
+    history = LossHistory(CASES)
+    history.update([0, 2], [1.5, 0.25])
+    assert history.loss.tolist() == [1.5, 4.0, 0.25, 4.0]
+
+
+def test_several_losses_of_a_case_are_one_visit_with_their_mean():
+    history = LossHistory(CASES, initial_loss=4.0, momentum=0.5)
+    changed = history.update([2, 0, 2, 2], [1.0, 5.0, 2.0, 6.0])
+    assert sorted(changed) == [0, 2]
+    assert history.loss.tolist() == pytest.approx([4.5, 4.0, 3.5, 4.0])  # 0.5 * 4 + 0.5 * mean(1, 2, 6)
+    assert history.visits.tolist() == [1, 0, 1, 0]
+    assert history.num_updates == 1
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_keeps_the_old_one_and_names_the_case(bad: float, caplog: pytest.LogCaptureFixture):
+    history = LossHistory(CASES)
+    history.update([2], [0.5])
+    with caplog.at_level(logging.WARNING):
+        changed = history.update([1, 2], [1.0, bad])
+    assert changed == [1]
+    assert history.loss.tolist() == [4.0, 1.0, 0.5, 4.0]
+    assert history.visits.tolist() == [0, 1, 1, 0]
+    assert "cleo" in caplog.text
+    assert "ben" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("indices", "losses"),
+    [
+        ([3, 1], [0.5, 0.25]),
+        (np.array([3, 1]), np.array([0.5, 0.25], dtype=np.float32)),
+        (torch.tensor([3, 1]), torch.tensor([0.5, 0.25], requires_grad=True)),
+        (torch.tensor([3, 1]), torch.tensor([0.5, 0.25], dtype=torch.bfloat16)),
+        ([torch.tensor(3), torch.tensor(1)], list(torch.tensor([0.5, 0.25], requires_grad=True))),
+    ],
+)
+def test_lists_arrays_and_tensors_are_taken(indices, losses):
+    history = LossHistory(CASES)
+    history.update(indices, losses)
+    assert history.loss.tolist() == [4.0, 0.25, 4.0, 0.5]
+
+
+def test_age_counts_the_updates_since_the_last_visit():
+    history = LossHistory(CASES)
+    for index in (0, 1, 0, 2):
+        history.update([index], [1.0])
+    assert history.age.tolist() == [1, 2, 0, 4]
+
+
+@pytest.mark.parametrize("beta", [0, 1, 10, 100, 1000])
+@pytest.mark.parametrize("spread", [1e-6, 1.0, 1e3])
+def test_probabilities_are_scipys_softmax(beta: float, spread: float):
+    losses = spread * np.random.default_rng(0).random(200)
+    history = LossHistory([f"case{i}" for i in range(200)])
+    history.update(np.arange(200), losses)
+    probability = history.probabilities(beta)
+    assert probability.dtype == torch.float64
+    assert float(probability.sum()) == pytest.approx(1.0, abs=1e-12)
+    np.testing.assert_allclose(probability.numpy(), softmax(beta * losses), rtol=1e-12)
+
+
+def test_probabilities_of_losses_far_apart_do_not_overflow():
+    probability = hardness_probabilities(torch.tensor([0.0, 1e3, 1e3]), 1000.0)
+    assert probability.tolist() == [0.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("beta", [-1.0, float("nan"), float("inf")])
+def test_a_beta_that_is_negative_or_not_finite_is_refused(beta: float):
+    with pytest.raises(ValueError, match="beta is"):
+        LossHistory(CASES).probabilities(beta)
+
+
+def test_state_passes_through_a_file_read_with_weights_only(tmp_path: Path):
+    history = LossHistory(CASES, momentum=0.3)
+    history.update([0, 1], [0.123456789012345, 7.0])
+    history.update([1], [2.0])
+    torch.save(history.state_dict(), tmp_path / "state.pt")
+    other = LossHistory(CASES, initial_loss=9.0, momentum=0.3)
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for name in ("loss", "visits", "last_update", "age"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(history, name))
+    assert other.num_updates == 2
+    history.update([2], [1.0])
+    assert other.loss[2] == 4.0, "a loaded state shares no memory with the one that was saved"
+
+
+def test_a_state_of_other_cases_is_refused_by_name():
+    state = LossHistory(CASES).state_dict()
+    with pytest.raises(HistoryMismatchError, match=r"gone: \['anna'\].*new: \['emil'\]"):
+        LossHistory(("emil", *CASES[1:])).load_state_dict(state)
+    with pytest.raises(HistoryMismatchError, match="another order"):
+        LossHistory(CASES[::-1]).load_state_dict(state)
+
+
+def test_input_that_does_not_fit_is_refused():
+    history = LossHistory(CASES)
+    with pytest.raises(ValueError, match="2 indices but 1 losses"):
+        history.update([0, 1], [1.0])
+    with pytest.raises(IndexError, match="index 4"):
+        history.update([4], [1.0])
+    with pytest.raises(IndexError, match="index -1"):
+        history.update([-1], [1.0])
+    with pytest.raises(ValueError, match="whole number"):
+        history.update([0.5], [1.0])
+    assert history.num_updates == 0
+    assert history.loss.tolist() == [4.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"case_ids": []}, "case_ids is empty"),
+        ({"case_ids": ["a", "b", "a"]}, r"repeat \['a'\]"),
+        ({"case_ids": CASES, "momentum": 1.0}, "momentum is 1.0"),
+        ({"case_ids": CASES, "initial_loss": float("nan")}, "initial_loss is nan"),
+    ],
+)
+def test_arguments_outside_their_range_are_refused(arguments: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        LossHistory(**arguments)
+
+
+def test_history_and_tree_keep_at_most_40_bytes_per_case():
+    size = 50_000
+    case_ids = [f"case{i}" for i in range(size)]  # the names themselves are the caller's
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        history = LossHistory(case_ids)
+        sampler = HardnessWeightedBatchSampler(history)
+        sampler.draw()
+        history.update([1, 2], [1.0, 2.0])
+        kept = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert kept <= 40 * size + 10_000
