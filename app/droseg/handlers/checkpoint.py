@@ -13,7 +13,8 @@ from ignite.handlers import DiskSaver
 from torch import nn
 
 from droseg.engine.run_folder import RunFolder
-from droseg.handlers.roles import is_writer
+from droseg.errors import InputError
+from droseg.metrics import higher_is_better
 
 
 class RunCheckpoint:
@@ -27,7 +28,8 @@ class RunCheckpoint:
         network: without or with a DistributedDataParallel wrapper.
         state: further objects with `state_dict` to resume: optimizer, schedule, objective.
         validator: evaluator whose `state.metrics` holds the selecting metric; None if nothing is validated.
-        select: name of the metric, larger is better; or "last" to take the last epoch. Without a validator: last.
+        select: name of the metric; larger is better, except for distances (`_mm`). Or "last" to take the last epoch.
+            Without a validator: last.
         interval: epochs between two checkpoints; the last epoch always writes one.
     """
 
@@ -44,13 +46,15 @@ class RunCheckpoint:
         self.validator = validator
         self.select = select if validator is not None else "last"
         self.interval = interval
-        self.best_value, self.best_epoch = -math.inf, 0
+        self.sign = 1.0 if higher_is_better(self.select.partition("/")[0]) else -1.0
+        self.best_value, self.best_epoch = -self.sign * math.inf, 0
 
     def rule(self) -> str:
         """Return the selection rule in words."""
         if self.select == "last":
             return "model.pt is the network after the last epoch"
-        return f"model.pt is the network with the highest {self.select} on the validation cases"
+        best = "highest" if self.sign > 0 else "lowest"
+        return f"model.pt is the network with the {best} {self.select} on the validation cases"
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer, after the validation and history handlers."""
@@ -61,8 +65,8 @@ class RunCheckpoint:
         epoch, last = engine.state.epoch, engine.state.epoch == engine.state.max_epochs
         better = self.select == "last" and last
         if self.select != "last" and self.validator is not None and self.validator.state.epoch == epoch:
-            value = self.validator.state.metrics.get(self.select, math.nan)
-            if math.isfinite(value) and value > self.best_value:
+            value = self._selecting_value(self.validator.state.metrics)
+            if math.isfinite(value) and self.sign * value > self.sign * self.best_value:
                 self.best_value, self.best_epoch, better = float(value), epoch, True
         if last and self.best_epoch == 0:
             better = True  # nothing was ever selectable; the last network is better than none
@@ -73,6 +77,14 @@ class RunCheckpoint:
             self._save(self.run.last_model.name, self._weights())
             self._save(self.run.checkpoint.name, self._resume_state(engine))
 
+    def _selecting_value(self, metrics: dict[str, Any]) -> float:
+        if self.select not in metrics:
+            raise InputError(
+                f"select is {self.select}, but the validation gave no such metric; choose one of "
+                f"{', '.join(sorted(name for name in metrics if name.startswith('val_')))}, or last."
+            )
+        return float(metrics[self.select])
+
     def restore(self, engine: Engine) -> int:
         """Load the resume state if there is one; return the epoch that it was saved after, else 0."""
         if not self.run.checkpoint.is_file():
@@ -81,7 +93,10 @@ class RunCheckpoint:
         _bare(self.network).load_state_dict(saved["network"])
         max_epochs = engine.state.max_epochs
         for name, item in self.state.items():
+            total = getattr(item, "t_total", None)
             item.load_state_dict(saved[name])
+            if total is not None:
+                item.t_total = total  # MONAI's schedule saves its length; a run may go on for more epochs than planned
         engine.load_state_dict(saved["trainer"])
         engine.state.max_epochs = max_epochs  # ignite's own state would bring the old number back
         self.best_value, self.best_epoch = saved["best_value"], saved["best_epoch"]
@@ -102,8 +117,8 @@ class RunCheckpoint:
         }
 
     def _save(self, name: str, content: dict[str, Any]) -> None:
-        if is_writer():
-            DiskSaver(self.run.models, atomic=True, require_empty=False)(content, name)
+        # On every rank: ignite's saver is collective (it counts the processes) and writes on rank 0 only.
+        DiskSaver(self.run.models, atomic=True, require_empty=False)(content, name)
 
 
 def _bare(network: nn.Module) -> nn.Module:

@@ -175,6 +175,7 @@ def prepare_network(network: Any, init_from: str | Path | None) -> Any:
 def run_training(trainer: DROTrainer, checkpoint: RunCheckpoint) -> None:
     """Run or continue a training and keep `run.json` true whatever happens; a config's `run` calls it."""
     run = checkpoint.run
+    checkpoint.attach(trainer)  # after the handlers of the config: it saves what they have measured
     try:
         epoch = checkpoint.restore(trainer)
         if is_writer():
