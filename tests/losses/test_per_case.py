@@ -78,5 +78,5 @@ def test_half_precision_logits_are_reduced_in_single_precision():
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(pred_shape: tuple, label_shape: tuple):
-    with pytest.raises(ValueError, match="pred has shape.*expected"):
+    with pytest.raises(ValueError, match=r"pred has shape.*expected"):
         PerCaseDiceCELoss()(torch.zeros(pred_shape), torch.zeros(label_shape))

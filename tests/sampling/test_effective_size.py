@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -34,7 +35,7 @@ def test_a_smaller_target_needs_a_larger_beta():
     loss = torch.rand(50, generator=torch.Generator().manual_seed(1))
     betas = [solve_beta(loss, target) for target in (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.05)]
     assert betas[0] == 0.0
-    assert all(a < b for a, b in zip(betas, betas[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(betas))
 
 
 def test_targets_that_ties_rule_out_end_at_a_bound():

@@ -35,9 +35,7 @@ class LogSumTree:
             if stop > start:
                 nodes[start:stop] = np.logaddexp(nodes[2 * start : 2 * stop : 2], nodes[2 * start + 1 : 2 * stop : 2])
             start //= 2
-        self._nodes: Any = (
-            nodes.data
-        )  # a memoryview: reads and writes plain floats, several times faster than the array
+        self._nodes: Any = nodes.data  # a memoryview: plain floats, several times faster than the array
         self._depth = self._size.bit_length()
 
     def __len__(self) -> int:
