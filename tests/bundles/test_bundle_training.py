@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
+
 from droseg.bundles import shipped_bundles
 from droseg.data.phantoms import generate_phantoms
 from droseg.workflow.config import config_files, load_config
-from monai.bundle import ConfigWorkflow
 
 TINY: dict[str, Any] = {
     "network_def#channels": [4, 8],
@@ -62,7 +64,8 @@ def test_a_bundle_trains_one_epoch_with_all_properties(
     training.run()
     training.finalize()
     status = json.loads((tmp_path / "run/run.json").read_text())
-    assert status["status"] == "finished" and status["objective"] == (overlay or "erm")
+    assert status["status"] == "finished"
+    assert status["objective"] == (overlay or "erm")
 
 
 @pytest.mark.parametrize("name", sorted(STRUCTURES))
@@ -92,7 +95,8 @@ def test_the_phantom_overlay_fits_the_phantoms(phantoms: Path, tmp_path: Path) -
     training.initialize()
     training.run()
     resolved = load_config([tmp_path / "run/configs/inference.yaml"])
-    assert len(resolved["structures"]) == 7 and resolved["network_def"]["channels"] == [16, 32, 64, 128]
+    assert len(resolved["structures"]) == 7
+    assert resolved["network_def"]["channels"] == [16, 32, 64, 128]
 
 
 @pytest.mark.parametrize("name", sorted(STRUCTURES))
@@ -100,7 +104,7 @@ def test_every_expression_is_short_and_no_path_is_absolute(name: str) -> None:
     for file in config_files(shipped_bundles()[name] / "configs"):
         for number, line in enumerate(file.read_text().splitlines(), start=1):
             value = line.split("#")[0] if not line.strip().startswith("- $") else line
-            assert "/home/" not in line and "/work" not in line, f"{file.name}:{number}"
+            assert not re.search(r"[\s'\"]/[A-Za-z]", line.split(" # ")[0]), f"{file.name}:{number}: an absolute path"
             if "$" in value and ": $" in value:
                 assert len(value.split(": ", 1)[1]) <= 80, f"{file.name}:{number}: {value}"
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+
 from droseg.data import Case, Datalist, read_datalist, write_datalist
+
 
 def write_case(folder: Path, case_id: str, seed: int, group: str) -> Case:
     """Two touching boxes in noise on an oblique grid of 1 x 1 x 1.5 mm; values 1 and 2 as in the hippocampus data."""

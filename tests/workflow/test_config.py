@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from droseg.errors import InputError
 from droseg.workflow.config import check_keys, config_files, differences, known_configs, load_config
 from droseg.workflow.launch import monai_line
@@ -35,7 +36,8 @@ def test_an_override_that_does_not_exist_names_the_nearest_key(project_root: Pat
 
 def test_every_wrong_key_is_named_at_once(project_root: Path) -> None:
     message = refused(project_root, epoch=1, batchsize=2)
-    assert "epoch:" in message and "batchsize:" in message
+    assert "epoch:" in message
+    assert "batchsize:" in message
 
 
 @pytest.mark.parametrize(

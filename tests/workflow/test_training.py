@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
 from droseg.cli import main
 from droseg.data import read_datalist
 
@@ -66,7 +67,8 @@ def test_a_training_leaves_a_complete_bundle(cohort: Path, tmp_path: Path) -> No
         "training_statistics.json",
     ):
         assert (run / name).is_file(), name
-    assert status(run)["status"] == "finished" and status(run)["step"] == 6
+    assert status(run)["status"] == "finished"
+    assert status(run)["step"] == 6
     assert len(list((run / "tensorboard").glob("events*"))) == 1
     weights = torch.load(run / "models/model.pt", weights_only=True)
     assert all(isinstance(value, torch.Tensor) for value in weights.values())
@@ -83,11 +85,13 @@ def test_other_spacing_and_fewer_structures_go_with_the_run(cohort: Path, tmp_pa
     image = read_datalist(cohort).section("testing")[0].images[0]
     assert main(["predict", str(image), "--bundle", str(run), "--out", str(out)]) == 0
     result, source = nib.load(out / f"{image.name.removesuffix('.nii.gz')}_seg.nii.gz"), nib.load(image)
-    assert result.shape == source.shape and np.allclose(result.affine, source.affine)
+    assert result.shape == source.shape
+    assert np.allclose(result.affine, source.affine)
     assert set(np.unique(result.get_fdata())) <= {0, 2}  # the original value, not the class index
     assert main(["evaluate", "--datalist", str(cohort), "--bundle", str(run), "--out", str(scores)]) == 0
     table = pd.read_csv(scores / "case_metrics.csv")
-    assert set(table["structure"]) == {"posterior"} and len(table) == 3
+    assert set(table["structure"]) == {"posterior"}
+    assert len(table) == 3
 
 
 def test_evaluate_yaml_and_the_command_give_one_table(cohort: Path, tmp_path: Path) -> None:
@@ -127,25 +131,39 @@ def test_another_setting_is_refused_with_the_difference(
     assert train(cohort, run) == 0
     assert train(cohort, run, learning_rate=0.5) == 1
     message = capsys.readouterr().err
-    assert "learning_rate: 0.001 -> 0.5" in message and "--restart" in message
+    assert "learning_rate: 0.001 -> 0.5" in message
+    assert "--restart" in message
     assert train(cohort, run, "--restart", learning_rate=0.5) == 0
     assert status(run)["epoch"] == 2
 
 
 def test_a_killed_training_continues_from_its_last_checkpoint(cohort: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    line = [sys.executable, "-m", "droseg.cli", "train", "hippocampus_mri", "--datalist", str(cohort), "--out", str(run)]
+    line = [
+        sys.executable,
+        "-m",
+        "droseg.cli",
+        "train",
+        "hippocampus_mri",
+        "--datalist",
+        str(cohort),
+        "--out",
+        str(run),
+    ]
     with subprocess.Popen([*line, *words(epochs=400)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while not (run / "models/checkpoint.pt").is_file() and time.monotonic() < deadline:
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
     assert status(run)["status"] == "running"
-    saved = torch.load(run / "models/checkpoint.pt", weights_only=True)["trainer"]["iteration"] // TINY["batches_per_epoch"]
+    saved = (
+        torch.load(run / "models/checkpoint.pt", weights_only=True)["trainer"]["iteration"] // TINY["batches_per_epoch"]
+    )
     done = subprocess.run([*line, *words(epochs=saved + 1)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"continues after epoch {saved} of {saved + 1}" in done.stdout
-    assert status(run)["status"] == "finished" and status(run)["epoch"] == saved + 1
+    assert status(run)["status"] == "finished"
+    assert status(run)["epoch"] == saved + 1
 
 
 def test_bad_cases_are_all_listed_and_training_does_not_start(
@@ -201,7 +219,8 @@ def test_structures_that_the_datalist_lacks_are_named_with_the_remedy(
 ) -> None:
     assert train(cohort, tmp_path / "run", structures={"cerebellum": 3}) == 1
     message = capsys.readouterr().err
-    assert "it has no cerebellum" in message and "structures='{anterior: 1, posterior: 2}'" in message
+    assert "it has no cerebellum" in message
+    assert "structures='{anterior: 1, posterior: 2}'" in message
 
 
 def test_a_shipped_bundle_without_weights_says_how_to_train_one(
@@ -231,3 +250,20 @@ def test_without_validation_cases_the_last_epoch_is_taken(cohort: Path, tmp_path
         torch.load(tmp_path / "run/models" / name, weights_only=True) for name in ("model.pt", "model_last.pt")
     )
     assert all(torch.equal(best[name], last[name]) for name in best)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--objective", "magic"], "objective is 'magic'; choose one of erm, hardness"),
+        (["--objective", "hardness", "--beta", "-1"], "beta is -1.0; it must be"),
+        (["--objective", "hardness", "--target-ess", "2"], "target_ess is 2.0; it is a fraction"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_one_clear_line(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert train(cohort, tmp_path / "run", *options) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error

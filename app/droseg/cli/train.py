@@ -31,8 +31,12 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--objective", help="erm or hardness")
     parser.add_argument("--beta", type=float, help="robustness of hardness-weighted sampling, >= 0")
     parser.add_argument("--target-ess", type=float, help="solve beta for this effective sample size / N, in (0, 1]")
-    parser.add_argument("--group-by", metavar="AXIS", action="append", help="axes of the worst group that selects model.pt")
-    parser.add_argument("--overlay", metavar="NAME", action="append", default=[], help="further config of the bundle, or a file")
+    parser.add_argument(
+        "--group-by", metavar="AXIS", action="append", help="axes of the worst group that selects model.pt"
+    )
+    parser.add_argument(
+        "--overlay", metavar="NAME", action="append", default=[], help="further config of the bundle, or a file"
+    )
     parser.add_argument("--init-from", metavar="MODEL", help="start from the weights of a run folder or model.pt")
     parser.add_argument("--restart", action="store_true", help="start over in a folder that holds a run")
     parser.set_defaults(run=run)

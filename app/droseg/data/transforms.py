@@ -1,4 +1,4 @@
-"""What MONAI's transforms lack: label values of a chosen few structures to class indices, everything else background."""
+"""What MONAI's transforms lack: label values of some structures to class indices, and names by case."""
 
 from __future__ import annotations
 

@@ -130,9 +130,11 @@ def _parameters(target: str) -> set[str]:
 
 
 def _no_such_key(name: str, ids: set[str], config: Mapping[str, Any]) -> str:
-    parent, _, last = name.rpartition("#")
+    parent, _, _last = name.rpartition("#")
     holder = _lookup(config, parent) if parent else config
-    arguments = _parameters(holder["_target_"]) - {"**"} if isinstance(holder, Mapping) and "_target_" in holder else set()
+    arguments = (
+        _parameters(holder["_target_"]) - {"**"} if isinstance(holder, Mapping) and "_target_" in holder else set()
+    )
     siblings = {i for i in ids if i.rpartition("#")[0] == parent} | {f"{parent}#{argument}" for argument in arguments}
     near = difflib.get_close_matches(name, sorted(siblings), n=1, cutoff=0.6)
     near = near or difflib.get_close_matches(name, sorted(ids), n=1, cutoff=0.4)
@@ -155,7 +157,9 @@ def _differences(old: Any, new: Any, name: str) -> list[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping) and set(old) == set(new):
         return [line for key in old for line in _differences(old[key], new[key], f"{name}#{key}")]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [line for i, pair in enumerate(zip(old, new, strict=True)) for line in _differences(*pair, f"{name}#{i}")]
+        return [
+            line for i, pair in enumerate(zip(old, new, strict=True)) for line in _differences(*pair, f"{name}#{i}")
+        ]
     return [f"{name}: {_short(old)} -> {_short(new)}"]
 
 

@@ -24,7 +24,10 @@ def overlay_file(bundle: Path, overlay: str) -> Path:
     Raises:
         BundleError: if there is none; the message lists those of the bundle.
     """
-    for path in (Path(overlay), *(bundle / "configs" / f"{overlay}{suffix}" for suffix in ("", ".yaml", ".yml", ".json"))):
+    for path in (
+        Path(overlay),
+        *(bundle / "configs" / f"{overlay}{suffix}" for suffix in ("", ".yaml", ".yml", ".json")),
+    ):
         if path.is_file():
             return path
     names = ", ".join(file.stem for file in config_files(bundle / "configs"))

@@ -32,7 +32,14 @@ def write_run_configs(run: RunFolder, source: Path, config: Mapping[str, Any], r
     """
     run.configs.mkdir(parents=True, exist_ok=True)
     run.models.mkdir(parents=True, exist_ok=True)
-    train = {**config, **resolved, "bundle_root": ".", "output_dir": "@bundle_root", "restart": False, "init_from": None}
+    train = {
+        **config,
+        **resolved,
+        "bundle_root": ".",
+        "output_dir": "@bundle_root",
+        "restart": False,
+        "init_from": None,
+    }
     note = f"Written by droseg {__version__}: the training config of this run with all overlays and overrides in it."
     dump_config(train, run.configs / TRAIN, f"{note}\nContinue or look closer: droseg train RUN, or monai.bundle run.")
     inference = load_config([source / "configs" / INFERENCE])

@@ -47,10 +47,22 @@ def start_training() -> None:
     logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     try:
         _start(workflow)
-    except DrosegError as error:
-        # Not an Exception: MONAI would wrap it in "Failed to evaluate ConfigExpression" and hide the message.
-        print(f"droseg: error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from error
+        # All components now, so that a setting out of its range is said before the training and without a traceback.
+        workflow.parser.get_parsed_content("train#trainer")
+    except Exception as error:
+        for_user = _for_user(error)
+        if for_user is None:
+            raise
+        # No Exception, or MONAI would wrap it in "Failed to evaluate ConfigExpression" and hide the message.
+        print(f"droseg: error: {for_user}", file=sys.stderr)
+        raise SystemExit(for_user.exit_code) from error
+
+
+def _for_user(error: BaseException | None) -> DrosegError | None:
+    """Return the error written for the user among an error and its causes; MONAI wraps what a component raises."""
+    while error is not None and not isinstance(error, DrosegError):
+        error = error.__cause__
+    return error
 
 
 def _calling_workflow() -> ConfigWorkflow:
