@@ -14,7 +14,7 @@ from monai.data.utils import affine_to_spacing
 from droseg import keys
 from droseg.data import Case
 from droseg.handlers.roles import is_writer
-from droseg.metrics import COLUMNS, METRICS, case_metrics, group_values, worst_group
+from droseg.metrics import COLUMNS, METRICS, case_metrics, group_values, penalized, worst_group
 
 WORST = "worst_group"
 
@@ -24,7 +24,7 @@ class CaseMetricsHandler:
 
     Leaves in `engine.state.metrics`, failures counted as failures (a missed structure: Dice 0, distance the image
     diagonal): `val_dice/all`, `val_dice/AXIS=GROUP`, `val_dice/worst_group`, and the same for every other metric;
-    `val_dice/STRUCTURE` for each structure. `table` is the whole table, as in `case_metrics.csv`.
+    `val_dice/structure=NAME` for each structure. `table` is the whole table, as in `case_metrics.csv`.
 
     Args:
         cases: the datalist's cases that may occur; they give patient and groups.
@@ -48,7 +48,7 @@ class CaseMetricsHandler:
     ) -> None:
         self.cases = {case.case_id: case for case in cases}
         self.axes = tuple(axes) if axes is not None else tuple(sorted({a for case in cases for a in case.groups}))
-        self.structures = {int(value): name for name, value in structures.items()}
+        self.structures: dict[int | tuple[int, ...], str] = {int(value): name for name, value in structures.items()}
         self.metrics, self.prefix, self.label_key = tuple(metrics), prefix, label_key
         self.output = Path(output) if output is not None else None
         self.table = pd.DataFrame()
@@ -71,9 +71,7 @@ class CaseMetricsHandler:
         for item, result in zip(batch, output, strict=True):
             label = result[self.label_key] if self.label_key in result else item[self.label_key]
             spacing = np.asarray(affine_to_spacing(label.affine)).astype(float)
-            rows = case_metrics(
-                result[keys.PRED][0], label[0], self.structures, spacing.tolist(), metrics=self.metrics
-            )
+            rows = case_metrics(result[keys.PRED][0], label[0], self.structures, spacing.tolist(), metrics=self.metrics)
             case = self.cases[item[keys.CASE_ID]]
             rows.insert(0, keys.CASE_ID, case.case_id)
             rows.insert(1, keys.PATIENT_ID, case.patient_id)
@@ -88,10 +86,12 @@ class CaseMetricsHandler:
         values: dict[str, float] = {}
         for metric in self.metrics:
             name = f"{self.prefix}{metric}"
-            for row in group_values(self.table, self.axes, metric).itertuples():
-                values[f"{name}/all" if row.axis == "all" else f"{name}/{row.axis}={row.group}"] = float(row.value)
+            for row in group_values(self.table, self.axes, metric).to_dict("records"):
+                group = "all" if row["axis"] == "all" else f"{row['axis']}={row['group']}"
+                values[f"{name}/{group}"] = float(row["value"])
             values[f"{name}/{WORST}"] = worst_group(self.table, self.axes, metric)[2]
-            for structure, value in self.table.groupby("structure", sort=False)[metric].mean().items():
+            counted = penalized(self.table, metric)
+            for structure, value in counted.groupby(self.table["structure"], sort=False).mean().items():
                 values[f"{name}/structure={structure}"] = float(value)
         engine.state.metrics.update(values)
         if self.output is not None and is_writer():

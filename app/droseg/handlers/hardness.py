@@ -50,7 +50,7 @@ class HardnessHandler:
         draw = self.objective.current_draw
         if draw is not None:
             self._lags.append(self.objective.history.num_updates - draw.num_updates)
-        losses = engine.state.output[keys.CASE_LOSS].float().cpu().tolist()  # type: ignore[index, call-overload]
+        losses = engine.state.output[keys.CASE_LOSS]  # type: ignore[index, call-overload]
         self.objective.update(*gather_losses(batch_indices(engine.state.batch), losses))
 
     def epoch_completed(self, engine: Engine) -> None:
@@ -96,7 +96,7 @@ class HardnessHandler:
                 f"hardness changes next to nothing: effective sample size {100 * values['ess_fraction']:.1f} % of the "
                 f"cases at beta {self.objective.beta:.3g}. Raise beta, or set target_ess (e.g. 0.5).",
             )
-        if share > 1.0:
+        if share > 1.0 and not getattr(self.objective.sampler, "replacement", False):
             self._warn_once(
                 "cap",
                 f"batch size times largest probability is {share:.2f}: drawing without replacement caps the hardest "

@@ -27,7 +27,9 @@ def overlay_planes(
     """Return an RGB picture, shape (3, rows, columns): a row per plane; image, reference, prediction in a row.
 
     Args:
-        image, label, pred: (H, W, D) on one grid in RAS; the label maps hold class indices, 0 is background.
+        image: gray values, shape (H, W, D), in RAS.
+        label: class indices on the same grid, 0 is background.
+        pred: the same of the prediction.
         opacity: of the colors over the image.
     """
     where = np.argwhere(label > 0) if (label > 0).any() else np.argwhere(np.ones_like(label, dtype=bool))

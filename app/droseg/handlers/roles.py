@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 def rank() -> int:
@@ -20,14 +24,21 @@ def is_writer() -> bool:
     return rank() == 0
 
 
-def gather_losses(indices: list[int], losses: list[float]) -> tuple[list[int], list[float]]:
+def gather_losses(indices: list[int], losses: Tensor) -> tuple[list[int], list[float]]:
     """Return the (index, loss) pairs of all ranks, in rank order, the same on every rank.
 
     One small all-gather; the identical order keeps the loss histories of all ranks bit-identical.
+
+    Args:
+        indices: row of each loss.
+        losses: shape (B,), on the device that this rank trains on.
     """
+    values = losses.detach().float().cpu().tolist()
     if world_size() == 1:
-        return indices, losses
+        return indices, values
     gathered: list[tuple[list[int], list[float]] | None] = [None] * world_size()
-    dist.all_gather_object(gathered, (indices, losses))
+    # NCCL sends objects by the current CUDA device, which is cuda:0 on every rank unless somebody has set it.
+    with torch.cuda.device(losses.device) if losses.is_cuda else contextlib.nullcontext():
+        dist.all_gather_object(gathered, (indices, values))
     pairs = [pair for pair in gathered if pair is not None]
     return [i for pair in pairs for i in pair[0]], [loss for pair in pairs for loss in pair[1]]

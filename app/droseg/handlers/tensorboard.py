@@ -82,9 +82,8 @@ class TensorBoardHandler:
             self.validator.add_event_handler(Events.EPOCH_COMPLETED, self.validation_completed)
 
     def started(self, engine: Engine) -> None:
-        """Open the writer; a run that continues hides what was logged after its checkpoint."""
-        done = engine.state.iteration
-        self.writer = SummaryWriter(str(self.run.tensorboard), purge_step=done + 1 if done else None)
+        """Open the writer; what a killed run logged after its last checkpoint, or without one, is hidden."""
+        self.writer = SummaryWriter(str(self.run.tensorboard), purge_step=engine.state.iteration + 1)
         self.writer.add_custom_scalars(LAYOUT)
 
     def step_started(self, engine: Engine) -> None:
@@ -137,7 +136,7 @@ class TensorBoardHandler:
             label, pred = label.astype(int), pred.astype(int)
             if self._fixed is None:
                 self._fixed = (item[keys.CASE_ID], overlay_planes(image, label, pred))
-            agreement = float(((pred == label) & (label > 0)).sum() * 2 / max(1, (pred > 0).sum() + (label > 0).sum()))
+            agreement = _foreground_dice(pred, label)
             if self._hardest is None or agreement < self._hardest[0]:
                 self._hardest = (agreement, item[keys.CASE_ID], overlay_planes(image, label, pred))
 
@@ -167,6 +166,11 @@ class TensorBoardHandler:
             for name, value in metrics.items():
                 self.writer.add_scalar(name, value, engine.state.iteration)
         self.writer.close()
+
+
+def _foreground_dice(pred: np.ndarray, label: np.ndarray) -> float:
+    size = int((pred > 0).sum() + (label > 0).sum())
+    return 2 * int(((pred == label) & (label > 0)).sum()) / size if size else 1.0
 
 
 def tensorboard_line(folder: str | Path) -> str:
