@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,13 @@ def has_fast_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     check = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(device.type == "cpu" and check is not None and check())
+
+
+def own_device() -> torch.device:
+    """Return the GPU of this process on its machine (`LOCAL_RANK`, which torchrun sets), or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def channels_last(network: nn.Module, device: torch.device) -> nn.Module:
