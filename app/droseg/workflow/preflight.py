@@ -11,7 +11,7 @@ from pathlib import Path
 from droseg import keys
 from droseg.data import Datalist
 from droseg.data.check import check_datalist, problem_table
-from droseg.errors import DatalistError, DrosegError
+from droseg.errors import BundleError, DatalistError, DrosegError
 
 
 def check_output_folder(folder: Path, needed_bytes: int) -> None:
@@ -39,8 +39,14 @@ def check_structures(datalist: Datalist, structures: Mapping[str, int], channels
     """Refuse a datalist that does not have the bundle's structures and channels.
 
     Raises:
-        DatalistError: naming what each of the two has.
+        DatalistError: naming what each of the two has. BundleError: if a structure is no single label value.
     """
+    regions = [name for name, value in structures.items() if not isinstance(value, int)]
+    if regions:
+        raise BundleError(
+            f"structures: {', '.join(regions)} has other than one whole number; the bundle segments structures that "
+            "exclude each other, with one label value each."
+        )
     declared = {name: values for name, values in datalist.structures.items() if values != (0,)}
     missing = [name for name in structures if name not in declared]
     other = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -199,7 +200,8 @@ def run_training(trainer: DROTrainer, checkpoint: RunCheckpoint) -> None:
         if is_writer():
             stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
             remedy = "run the same command again to continue." if stopped else remedy_for(error)
-            run.write_status(status=INTERRUPTED if stopped else FAILED, error=_describe(error), remedy=remedy)
+            with contextlib.suppress(OSError):  # the disk may be what failed; the error itself matters more
+                run.write_status(status=INTERRUPTED if stopped else FAILED, error=_describe(error), remedy=remedy)
         if isinstance(error, DrosegError) or (isinstance(error, Exception) and _is_memory(error)):
             print(f"droseg: error: {_describe(error)}\n{remedy_for(error)}", file=sys.stderr)
             raise SystemExit(getattr(error, "exit_code", 1)) from error
