@@ -36,15 +36,21 @@ def overlay_planes(
     center = np.median(where, axis=0).astype(int)
     low, high = np.percentile(image, [1, 99])
     gray = np.clip((image - low) / max(float(high - low), 1e-6), 0, 1) * 255
+    side = max(label.shape)
+    zoom = max(1, round(192 / side))  # a small volume would be a stamp on the page
     rows = []
     for axis in (2, 1, 0):  # axial, coronal, sagittal
         planes = [np.rot90(np.take(volume, center[axis], axis=axis)) for volume in (gray, label, pred)]
         base = np.repeat(planes[0][..., None], 3, axis=2).astype(np.float32)
-        tiles = [base, _colored(base, planes[1], opacity), _colored(base, planes[2], opacity)]
-        rows.append(np.concatenate([np.pad(tile, ((1, 1), (1, 1), (0, 0))) for tile in tiles], axis=1))
-    width = max(row.shape[1] for row in rows)
-    padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
-    return np.concatenate(padded, axis=0).astype(np.uint8).transpose(2, 0, 1)
+        tiles = (base, _colored(base, planes[1], opacity), _colored(base, planes[2], opacity))
+        rows.append(np.concatenate([_square(tile, side) for tile in tiles], axis=1))
+    return np.concatenate(rows, axis=0).astype(np.uint8).repeat(zoom, axis=0).repeat(zoom, axis=1).transpose(2, 0, 1)
+
+
+def _square(tile: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Return the tile in the middle of a black square with a margin of one pixel, so that the planes line up."""
+    missing = [side + 2 - size for size in tile.shape[:2]]
+    return np.pad(tile, [(m // 2, m - m // 2) for m in missing] + [(0, 0)])
 
 
 def _colored(base: NDArray[np.float32], labels: NDArray[np.integer], opacity: float) -> NDArray[np.float32]:
