@@ -178,12 +178,12 @@ def test_readme_names_only_scripts_and_config_files_that_exist():
 
 
 def test_readme_names_only_command_lines_that_droseg_accepts():
-    from droseg.cli import build_parser
+    from droseg.cli import parse_arguments
 
     lines = [words[1:] for words in readme_commands() if words[0] == "droseg"]
     assert {"data", "train", "evaluate", "report", "predict"} <= {words[0] for words in lines}
     for words in lines:
-        build_parser().parse_args(words)  # argparse says what it refuses and raises SystemExit
+        parse_arguments(words)  # argparse says what it refuses and raises SystemExit
 
 
 def test_readme_links_to_files_that_exist():

@@ -28,8 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one job and return the exit code: 0 only if all of it worked."""
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the parsed command line; ends the process with exit code 2 if it cannot be understood."""
     parser = build_parser()
     # argparse does not take key=value words again once an option has come between them.
     args, rest = parser.parse_known_args(argv)
@@ -37,6 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides += rest
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one job and return the exit code: 0 only if all of it worked."""
+    args = parse_arguments(argv)
     try:
         return int(args.run(args))
     except DrosegError as error:
