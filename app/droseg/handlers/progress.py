@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -82,8 +83,9 @@ class ProgressHandler:
         )
         if self.validator is not None and self.validator.state.epoch == state.epoch:
             metrics = self.validator.state.metrics
+            dice, worst = (metrics.get(f"val_dice/{name}", math.nan) for name in ("all", WORST))
             line = f"epoch {state.epoch}/{state.max_epochs}  loss {self._loss:.3f}"
-            line += f"  val dice {metrics['val_dice/all']:.3f}, worst group {metrics[f'val_dice/{WORST}']:.3f}"
+            line += f"  val dice {dice:.3f}, worst group {worst:.3f}"
             line += f"  {_minutes(left_s)} left  {memory_gb:.1f} GB"
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()

@@ -1,0 +1,162 @@
+"""Case metrics in a real evaluator: real spacing, groups, failures that count, and the table on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from ignite.engine import Events
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.engines import SupervisedEvaluator
+from monai.transforms import AsDiscreted
+
+from droseg.data import Case
+from droseg.handlers import CaseMetricsHandler
+from droseg.metrics import case_metrics
+
+SPACING_MM = (0.8, 1.0, 3.0)
+SHAPE = (12, 10, 6)
+DIAGONAL_MM = float(np.linalg.norm(np.array(SPACING_MM) * SHAPE))
+CASES = (
+    Case("a1", "pa", (), None, {"anatomy": "typical", "protocol": "x"}),
+    Case("a2", "pb", (), None, {"anatomy": "typical", "protocol": "y"}),
+    Case("b1", "pc", (), None, {"anatomy": "rare", "protocol": "x"}),
+    Case("b2", "pc", (), None, {"anatomy": "rare"}),  # not known on one axis
+)
+STRUCTURES = {"cortex": 1, "stem": 2}
+
+
+def oblique_affine() -> torch.Tensor:
+    """An affine with anisotropic spacing whose axes are turned by 30 degrees."""
+    turn = np.array([[np.cos(0.5236), -np.sin(0.5236), 0], [np.sin(0.5236), np.cos(0.5236), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag(SPACING_MM)
+    affine[:3, 3] = [5, -7, 11]
+    return torch.from_numpy(affine)
+
+
+def label_and_pred(case_id: str) -> tuple[np.ndarray, np.ndarray]:
+    label, pred = np.zeros(SHAPE, dtype=int), np.zeros(SHAPE, dtype=int)
+    label[2:7, 2:7, 1:4] = 1
+    label[8:11, 2:7, 1:4] = 2
+    if case_id == "a1":
+        pred = label.copy()
+    elif case_id == "a2":
+        pred[2:7, 2:7, 2:5] = 1  # one 3 mm slice off
+        pred[8:11, 2:7, 1:4] = 2
+    elif case_id == "b1":
+        pred[2:7, 2:7, 1:4] = 1  # the stem is missed
+    else:
+        label[label == 2] = 0  # no stem in the reference, none predicted
+        pred[2:7, 3:8, 1:4] = 1  # 1 mm off
+    return label, pred
+
+
+def evaluate(tmp_path: Path, batch_size: int = 1, epochs: int = 1, **options) -> tuple[dict, CaseMetricsHandler]:
+    """Run MONAI's evaluator on a network that returns the wanted prediction: its logits are the image."""
+    items = []
+    for case in CASES:
+        label, pred = label_and_pred(case.case_id)
+        logits = np.stack([pred == value for value in range(3)]).astype(np.float32)
+        items.append(
+            {
+                "image": MetaTensor(torch.from_numpy(logits), affine=oblique_affine()),
+                "label": MetaTensor(torch.from_numpy(label[None].astype(np.float32)), affine=oblique_affine()),
+                "case_id": case.case_id,
+            }
+        )
+    handler = CaseMetricsHandler(CASES, STRUCTURES, output=tmp_path / "out" / "case_metrics.csv", **options)
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset(items), batch_size=batch_size),
+        network=torch.nn.Identity(),
+        postprocessing=AsDiscreted("pred", argmax=True),
+        val_handlers=[handler],
+    )
+    for epoch in range(1, epochs + 1):
+        evaluator.run(epoch)
+    return evaluator.state.metrics, handler
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_rows_are_the_metrics_of_the_arrays_in_the_spacing_of_the_affine(tmp_path, batch_size):
+    _, handler = evaluate(tmp_path, batch_size)
+    for case in CASES:
+        rows = handler.table[handler.table["case_id"] == case.case_id].reset_index(drop=True)
+        label, pred = label_and_pred(case.case_id)
+        expected = case_metrics(pred, label, {1: "cortex", 2: "stem"}, spacing_mm=SPACING_MM)
+        pd.testing.assert_frame_equal(rows[expected.columns], expected, rtol=1e-6)
+        assert set(rows["patient_id"]) == {case.patient_id}
+        assert rows["diagonal_mm"].tolist() == pytest.approx([DIAGONAL_MM] * 2, rel=1e-6)
+
+
+def test_values_of_groups_count_a_missed_structure_as_failure(tmp_path):
+    metrics, _ = evaluate(tmp_path)
+    # Dice by hand: a2 cortex shares 2 of 3 slices, b2 cortex 4 of 5 columns; a mean over structures, then over cases.
+    a1, a2, b1, b2 = 1.0, (2 / 3 + 1.0) / 2, (1.0 + 0.0) / 2, 0.8
+    expected = {
+        "val_dice/all": (a1 + a2 + b1 + b2) / 4,
+        "val_dice/anatomy=typical": (a1 + a2) / 2,
+        "val_dice/anatomy=rare": (b1 + b2) / 2,
+        "val_dice/protocol=x": (a1 + b1) / 2,
+        "val_dice/protocol=y": a2,
+        "val_dice/worst_group": (b1 + b2) / 2,
+        "val_dice/structure=cortex": (1 + 2 / 3 + 1 + 0.8) / 4,
+        "val_dice/structure=stem": (1 + 1 + 0) / 3,
+        # The missed stem is as far off as the image is large; one slice is 3 mm, one column 1 mm.
+        "val_hd_mm/all": (0.0 + 3.0 / 2 + DIAGONAL_MM / 2 + 1.0) / 4,
+        "val_hd_mm/anatomy=rare": (DIAGONAL_MM / 2 + 1.0) / 2,
+        "val_hd_mm/worst_group": (DIAGONAL_MM / 2 + 1.0) / 2,
+        "val_hd_mm/structure=stem": (0.0 + 0.0 + DIAGONAL_MM) / 3,
+        "val_hd95_mm/protocol=y": 3.0 / 2,
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_table_on_disk_has_the_contracts_columns_in_order(tmp_path):
+    evaluate(tmp_path)
+    lines = (tmp_path / "out" / "case_metrics.csv").read_text().splitlines()
+    assert lines[0] == (
+        "case_id,patient_id,structure,dice,hd_mm,hd95_mm,assd_mm,nsd,volume_ref_ml,volume_pred_ml,"
+        "anatomy,protocol,diagonal_mm"
+    )
+    assert len(lines) == 1 + 2 * 4
+    table = pd.read_csv(tmp_path / "out" / "case_metrics.csv").set_index(["case_id", "structure"])
+    assert table.loc[("b1", "stem"), "dice"] == 0.0
+    assert np.isnan(table.loc[("b1", "stem"), "hd_mm"]), "undefined is an empty field"
+    assert np.isnan(table.loc[("b2", "stem"), "dice"])
+    assert table.loc[("b1", "stem"), "volume_pred_ml"] == 0.0
+    assert table.loc[("b1", "stem"), "volume_ref_ml"] == pytest.approx(3 * 5 * 3 * 0.8 * 1.0 * 3.0 / 1000, rel=1e-6)
+    assert pd.isna(table.loc[("b2", "cortex"), "protocol"])
+
+
+def test_each_validation_starts_with_an_empty_table(tmp_path):
+    metrics, handler = evaluate(tmp_path, epochs=3)
+    assert len(handler.table) == 8
+    assert metrics["val_dice/protocol=y"] == pytest.approx((2 / 3 + 1.0) / 2)
+
+
+def test_axes_and_metrics_can_be_chosen(tmp_path):
+    metrics, handler = evaluate(tmp_path, axes=["protocol"], metrics=["dice"], prefix="test_")
+    assert metrics["test_dice/worst_group"] == pytest.approx((1.0 + 0.5) / 2)
+    assert not any("anatomy" in name or "hd" in name for name in metrics)
+    assert "hd95_mm" not in handler.table
+
+
+def test_without_groups_the_worst_group_is_all(tmp_path):
+    metrics, _ = evaluate(tmp_path, axes=[])
+    assert metrics["val_dice/worst_group"] == metrics["val_dice/all"]
+
+
+def test_in_a_training_the_validated_epoch_is_the_trainers(run_factory, tmp_path):
+    run = run_factory(tmp_path, epochs=3)
+    epochs = []
+    run.trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda: epochs.append((run.trainer.state.epoch, run.validator.state.epoch))
+    )
+    run.trainer.run()
+    assert epochs == [(1, 1), (2, 2), (3, 3)]
+    assert set(run.metrics.table["case_id"]) == {f"val{index}" for index in range(4)}

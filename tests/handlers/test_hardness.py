@@ -1,0 +1,123 @@
+"""What the hardness handler measures in a real training, against direct computation; and when it warns."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from scipy.special import logsumexp, softmax
+
+from droseg.handlers import HardnessHandler
+from droseg.objectives import build_objective
+
+
+@pytest.mark.parametrize("objective", ["hardness", "erm"])
+def test_metrics_of_an_epoch_are_those_of_the_history(run_factory, tmp_path, objective):
+    run = run_factory(tmp_path, objective=objective, epochs=3, num_batches=2, target_ess=None)
+    unvisited = []
+
+    @run.trainer.on(Events.EPOCH_COMPLETED)
+    def compare() -> None:
+        metrics, history, beta = run.trainer.state.metrics, run.objective.history, run.objective.beta
+        q = softmax(beta * history.loss)
+        risk = logsumexp(beta * history.loss, b=1 / 8) / beta if beta else history.loss.mean()
+        expected = {
+            "sampler/ess_fraction": 1 / (q**2).sum() / 8,
+            "sampler/max_probability": q.max(),
+            "sampler/batch_share": math.log(2 * q.max()),
+            "sampler/lag": 0.0,
+            "history/mean_loss": history.loss.mean(),
+            "history/robust_risk": risk,
+            "history/unvisited": (history.visits == 0).sum(),
+        }
+        assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+        assert metrics.get("sampler/beta", 0.0) == beta
+        unvisited.append(metrics["history/unvisited"])
+
+    run.trainer.run()
+    assert unvisited[0] == 4
+
+
+def test_beta_in_the_metrics_is_the_one_that_meets_the_target(run_factory, tmp_path):
+    run = run_factory(tmp_path, epochs=4, target_ess=0.6)
+    run.trainer.run()
+    assert run.objective.history.visits.min() > 0
+    assert run.trainer.state.metrics["sampler/ess_fraction"] == pytest.approx(0.6, rel=1e-6)
+    assert run.trainer.state.metrics["sampler/beta"] == run.objective.beta
+
+
+def test_importance_weights_report_how_many_were_clipped(run_factory, tmp_path):
+    run = run_factory(tmp_path, epochs=4, beta=1000.0, target_ess=None, importance_weighting=True)
+    run.trainer.run()
+    assert 0 < run.trainer.state.metrics["sampler/clipped_weights"] <= 1
+
+
+def test_the_measured_lag_is_that_of_the_prefetching_workers(run_factory, tmp_path):
+    # Two workers times prefetch 2: four batches are drawn before the first is trained, and each epoch starts anew.
+    run = run_factory(tmp_path, epochs=2, num_workers=2, num_batches=10)
+    run.trainer.run()
+    assert run.trainer.state.metrics["sampler/lag"] == pytest.approx(np.mean([0, 1, 2, 3, 4, 4, 4, 4, 4, 4]))
+
+
+def after_two_epochs(losses, caplog, **options) -> str:
+    """Return what is logged at the end of two epochs whose history holds these losses."""
+    name, case_ids = options.pop("name", "hardness"), [f"case{index}" for index in range(len(losses))]
+    objective = build_objective(name, case_ids, **{"batch_size": 2, "num_batches": 1, **options})
+    objective.update(range(len(losses)), losses)
+    engine, handler = Engine(lambda engine, batch: None), HardnessHandler(objective)
+    with caplog.at_level(logging.WARNING):
+        handler.epoch_completed(engine)
+        handler.epoch_completed(engine)
+    return caplog.text
+
+
+def test_a_collapse_is_warned_of_and_the_hardest_case_named(caplog):
+    losses = np.linspace(0.1, 0.5, 100)
+    losses[42] = 3.0
+    text = after_two_epochs(losses, caplog, beta=10.0)
+    assert "the draws collapse: effective sample size 1.0 of 100 cases" in text
+    assert "case42" in text
+    assert text.count("collapse") == 1, "a thing is said once"
+    assert "caps the hardest case" in text
+
+
+def test_with_replacement_nothing_caps_the_hardest_case(caplog):
+    losses = np.full(100, 0.1)
+    losses[42] = 3.0
+    text = after_two_epochs(losses, caplog, beta=10.0, replacement=True)
+    assert "collapse" in text
+    assert "caps" not in text
+
+
+def test_a_beta_without_effect_is_warned_of(caplog):
+    losses = 0.3 + 0.001 * np.random.default_rng(0).random(100)
+    text = after_two_epochs(losses, caplog, beta=10.0)
+    assert "hardness changes next to nothing: effective sample size 100.0 %" in text
+    assert "target_ess" in text
+
+
+@pytest.mark.parametrize("options", [{"beta": 4.0}, {"name": "erm"}, {"beta": 1.0, "target_ess": 0.5}])
+def test_a_training_that_is_as_it_should_be_is_not_warned_of(caplog, options):
+    losses = np.random.default_rng(0).random(100)
+    assert after_two_epochs(losses, caplog, **options) == ""
+
+
+def test_nothing_is_warned_of_before_every_case_was_visited(caplog):
+    objective = build_objective("hardness", ["a", "b", "c", "d"], batch_size=1, num_batches=1, initial_loss=100.0)
+    objective.update([0, 1, 2], [1.0, 1.0, 1.0])
+    with caplog.at_level(logging.WARNING):
+        HardnessHandler(objective).epoch_completed(Engine(lambda engine, batch: None))
+    assert caplog.text == ""
+
+
+def test_the_handler_is_what_closes_the_loop(run_factory, tmp_path):
+    # Without it the history never moves, which no other part would notice.
+    run = run_factory(tmp_path, epochs=1)
+    before = run.objective.history.num_updates
+    run.trainer.run()
+    assert run.objective.history.num_updates == before + 4
+    assert torch.as_tensor(run.objective.history.visits.astype(int)).sum() == 8
