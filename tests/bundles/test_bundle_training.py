@@ -121,3 +121,6 @@ def test_the_multi_gpu_overlay_trains_on_two_processes(phantoms: Path, tmp_path:
     assert len(list((tmp_path / "run/tensorboard").glob("events*"))) == 1
     weights = torch.load(tmp_path / "run/models/model.pt", weights_only=True)
     assert not any(key.startswith("module.") for key in weights)
+    again = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert again.returncode == 0  # both processes end, though only one of them has looked into the folder
+    assert "this run is finished" in again.stdout

@@ -258,6 +258,8 @@ def test_without_validation_cases_the_last_epoch_is_taken(cohort: Path, tmp_path
         (["--objective", "magic"], "objective is 'magic'; choose one of erm, hardness"),
         (["--objective", "hardness", "--beta", "-1"], "beta is -1.0; it must be"),
         (["--objective", "hardness", "--target-ess", "2"], "target_ess is 2.0; it is a fraction"),
+        (["--group-by", "anatomi"], "no case has the group axis anatomi; the axes are: anatomy"),
+        (["learning_rate=fast"], "the config cannot be built: TypeError"),
     ],
 )
 def test_a_setting_out_of_its_range_is_one_clear_line(
@@ -267,3 +269,12 @@ def test_a_setting_out_of_its_range_is_one_clear_line(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+    assert train(cohort, tmp_path / "run", "device=cpu", "learning_rate=1e-3") == 0  # the mistake left nothing behind
+
+
+def test_restart_with_a_mistake_loses_nothing(cohort: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(cohort, run) == 0
+    assert train(tmp_path / "missing.json", run, "--restart") == 1
+    assert (run / "models/model.pt").is_file()
+    assert status(run)["status"] == "finished"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job and return the exit code: 0 only if all of it worked."""
     args = parse_arguments(argv)
+    if args.debug:
+        logging.getLogger("droseg").setLevel(logging.DEBUG)
     try:
         return int(args.run(args))
     except DrosegError as error:

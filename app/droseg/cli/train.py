@@ -77,7 +77,17 @@ def _parse_overrides(words: list[str]) -> dict[str, Any]:
         if not separator or not key:
             raise InputError(f"{word!r} is no override; write key=value, for example epochs=20.")
         try:
-            overrides[key] = yaml.safe_load(text)
+            overrides[key] = _number(yaml.safe_load(text))
         except yaml.YAMLError as error:
             raise InputError(f"{word!r}: the value is not valid YAML ({str(error).splitlines()[0]}).") from error
     return overrides
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text, since it has no point; everybody else reads a number."""
+    if isinstance(value, str):
+        try:
+            return float(value) if any(digit in value for digit in "0123456789") else value
+        except ValueError:
+            return value
+    return value

@@ -22,13 +22,18 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def own_device() -> torch.device:
-    """Return the GPU of this process on its machine (`LOCAL_RANK`, which torchrun sets), or the CPU."""
+    """Return the GPU of this process on its machine (`LOCAL_RANK`, which torchrun sets), or the CPU.
+
+    It becomes CUDA's current device: NCCL sends Python objects by that one, and it is cuda:0 on every rank otherwise.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
 
 
-def channels_last(network: nn.Module, device: torch.device) -> nn.Module:
+def channels_last(network: nn.Module, device: torch.device | str) -> nn.Module:
     """Return the network on the device, in the memory layout that 3D convolutions are fastest with."""
     return network.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
 
@@ -46,10 +51,11 @@ class AutocastInferer(Inferer):
         ValueError: for another precision.
     """
 
-    def __init__(self, inferer: Inferer, device: torch.device, precision: Precision = "auto") -> None:
+    def __init__(self, inferer: Inferer, device: torch.device | str, precision: Precision = "auto") -> None:
         super().__init__()
         if precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"precision is {precision!r}; choose auto, bf16 or fp32.")
+        device = torch.device(device)
         self.inferer, self.device_type = inferer, device.type
         self.enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
 

@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
+"""What `status` in `run.json` says."""
+
 
 class RunFolder:
     """Paths inside a run folder, and its `run.json`.

@@ -4,7 +4,7 @@ from droseg.handlers.case_metrics import WORST, CaseMetricsHandler
 from droseg.handlers.checkpoint import RunCheckpoint
 from droseg.handlers.hardness import HardnessHandler
 from droseg.handlers.progress import ProgressHandler
-from droseg.handlers.roles import is_writer, rank, world_size
+from droseg.handlers.roles import agree, is_writer, rank, world_size
 from droseg.handlers.tensorboard import TensorBoardHandler, tensorboard_line
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "ProgressHandler",
     "RunCheckpoint",
     "TensorBoardHandler",
+    "agree",
     "is_writer",
     "rank",
     "tensorboard_line",

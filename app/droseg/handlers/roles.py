@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -22,6 +25,15 @@ def world_size() -> int:
 def is_writer() -> bool:
     """Return whether this process writes files, logs and progress."""
     return rank() == 0
+
+
+def agree(value: T) -> T:
+    """Return rank 0's value on every rank."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def gather_losses(indices: list[int], losses: Tensor) -> tuple[list[int], list[float]]:

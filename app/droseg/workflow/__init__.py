@@ -1,6 +1,7 @@
 """Between bundle configs and Python; the only room that knows config ids."""
 
 from droseg.workflow.launch import monai_line, train
-from droseg.workflow.training import prepare_network, run_training, start_training
+from droseg.workflow.start import start_training
+from droseg.workflow.training import prepare_network, run_training
 
 __all__ = ["monai_line", "prepare_network", "run_training", "start_training", "train"]

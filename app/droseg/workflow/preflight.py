@@ -11,7 +11,7 @@ from pathlib import Path
 from droseg import keys
 from droseg.data import Datalist
 from droseg.data.check import check_datalist, problem_table
-from droseg.errors import BundleError, DatalistError, DrosegError
+from droseg.errors import BundleError, DatalistError, DrosegError, InputError
 
 
 def check_output_folder(folder: Path, needed_bytes: int) -> None:
@@ -66,6 +66,18 @@ def check_structures(datalist: Datalist, structures: Mapping[str, int], channels
             f"{datalist.path}: {len(datalist.channels)} channels ({', '.join(datalist.channels)}), the bundle takes "
             f"{len(channels)} ({', '.join(channels)}). Train with: channels='[{', '.join(datalist.channels)}]'"
         )
+
+
+def check_axes(datalist: Datalist, axes: Sequence[str] | None) -> None:
+    """Refuse group axes that no case of the datalist has.
+
+    Raises:
+        InputError: naming the axes that there are.
+    """
+    unknown = [axis for axis in axes or () if axis not in datalist.axes]
+    if unknown:
+        found = ", ".join(datalist.axes) or "none"
+        raise InputError(f"{datalist.path}: no case has the group axis {', '.join(unknown)}; the axes are: {found}.")
 
 
 def check_cases(datalist: Datalist) -> list[str]:
