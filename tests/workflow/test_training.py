@@ -278,3 +278,61 @@ def test_restart_with_a_mistake_loses_nothing(cohort: Path, tmp_path: Path) -> N
     assert train(tmp_path / "missing.json", run, "--restart") == 1
     assert (run / "models/model.pt").is_file()
     assert status(run)["status"] == "finished"
+
+
+def test_a_beta_given_by_hand_stays(cohort: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(cohort, run, "--objective", "hardness", "--beta", "30") == 0
+    state = torch.load(run / "models/checkpoint.pt", weights_only=True)["objective"]
+    assert int(state["history"]["visits"].min()) > 0  # else a target would not have been solved for either
+    assert state["sampler"]["beta"] == 30.0
+    assert train(cohort, tmp_path / "solved", "--objective", "hardness") == 0
+    solved = torch.load(tmp_path / "solved/models/checkpoint.pt", weights_only=True)["objective"]["sampler"]["beta"]
+    assert solved not in (10.0, 30.0)
+
+
+def test_restart_with_a_setting_that_cannot_be_built_loses_nothing(cohort: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(cohort, run) == 0
+    assert train(cohort, run, "--restart", precision="fp8") == 2
+    assert (run / "models/model.pt").is_file()
+
+
+def test_a_damaged_status_file_hides_neither_run_nor_refusal(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train(cohort, run) == 0
+    (run / "run.json").write_text("{")
+    assert train(cohort, run, learning_rate=0.5) == 1
+    assert "learning_rate: 0.001 -> 0.5" in capsys.readouterr().err
+    assert train(cohort, run, "--restart", learning_rate=0.5) == 0
+    assert "continues after" not in capsys.readouterr().out
+
+
+def test_the_last_epoch_is_validated_whatever_the_interval(cohort: Path, tmp_path: Path) -> None:
+    assert train(cohort, tmp_path / "run", val_interval=5) == 0
+    assert status(tmp_path / "run")["selected_by"] == "val_dice/worst_group"
+    assert status(tmp_path / "run")["best"] is not None
+
+
+def test_entries_of_the_wrong_form_and_bad_files_are_listed_together(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(cohort.read_text())
+    content["training"][0]["image"] = 5
+    cohort.write_text(json.dumps(content))
+    read_case = json.loads(cohort.read_text())["training"][1]
+    (cohort.parent / read_case["image"]).unlink()
+    assert train(cohort, tmp_path / "run") == 1
+    message = capsys.readouterr().err
+    assert "2 error(s)" in message
+    assert "tr_0" in message
+    assert "tr_1" in message
+
+
+def test_a_patch_that_the_strides_do_not_divide_is_said_with_one_that_fits(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(cohort, tmp_path / "run", roi_size=[15, 16, 16]) == 2
+    assert "multiples of 2, for example [16, 16, 16]" in capsys.readouterr().err

@@ -34,8 +34,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = build_parser()
     # argparse does not take key=value words again once an option has come between them.
     args, rest = parser.parse_known_args(argv)
-    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") or "=" not in word for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    wrong = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")]
+    if wrong:
+        hint = "; a setting of the config is written key=value, for example epochs=5" if args.job == "train" else ""
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}{hint}")
     if rest:
         args.overrides += rest
     return args

@@ -29,8 +29,9 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--data-root", help="folder that the datalist's relative paths start from")
     parser.add_argument("--out", help="run folder; the same folder and settings continue a run")
     parser.add_argument("--objective", help="erm or hardness")
-    parser.add_argument("--beta", type=float, help="robustness of hardness-weighted sampling, >= 0")
-    parser.add_argument("--target-ess", type=float, help="solve beta for this effective sample size / N, in (0, 1]")
+    robustness = parser.add_mutually_exclusive_group()
+    robustness.add_argument("--beta", type=float, help="robustness of hardness-weighted sampling, >= 0")
+    robustness.add_argument("--target-ess", type=float, help="solve beta for this effective sample size / N, in (0, 1]")
     parser.add_argument(
         "--group-by", metavar="AXIS", action="append", help="axes of the worst group that selects model.pt"
     )

@@ -6,10 +6,12 @@ from droseg.handlers.hardness import HardnessHandler
 from droseg.handlers.progress import ProgressHandler
 from droseg.handlers.roles import agree, is_writer, rank, world_size
 from droseg.handlers.tensorboard import TensorBoardHandler, tensorboard_line
+from droseg.handlers.validation import FinalValidationHandler
 
 __all__ = [
     "WORST",
     "CaseMetricsHandler",
+    "FinalValidationHandler",
     "HardnessHandler",
     "ProgressHandler",
     "RunCheckpoint",

@@ -15,7 +15,7 @@ from monai.bundle import run as monai_bundle_run
 
 from droseg.errors import BundleError, InputError
 from droseg.workflow.config import check_keys, config_files, known_configs, load_config, walk
-from droseg.workflow.run_config import TRAIN
+from droseg.workflow.run_config import INFERENCE, TRAIN
 
 
 def overlay_file(bundle: Path, overlay: str) -> Path:
@@ -63,10 +63,13 @@ def train(bundle: Path, overlays: Sequence[str] = (), overrides: Mapping[str, An
         SystemExit: as `start_training` says.
     """
     base = bundle / "configs" / TRAIN
-    if not base.is_file():
-        raise BundleError(f"bundle {bundle}: it has no configs/{TRAIN}, so it cannot be trained.")
+    missing = [name for name in (TRAIN, INFERENCE, "metadata.json") if not (base.parent / name).is_file()]
+    if missing:
+        raise BundleError(f"bundle {bundle}: it has no configs/{', configs/'.join(missing)}, so it cannot be trained.")
     configs = [base, *(overlay_file(bundle, overlay) for overlay in overlays)]
-    all_overrides = {"bundle_root": str(bundle), **(overrides or {})}
+    # monai.bundle drops overrides that are None; an expression that is None stays.
+    given = {key: "$None" if value is None else value for key, value in (overrides or {}).items()}
+    all_overrides = {"bundle_root": str(bundle), **given}
     known = known_configs([*config_files(bundle / "configs"), *configs])
     check_keys(_with_overrides(configs, all_overrides), known)
     print(f"the same by MONAI: {monai_line(configs, all_overrides)}", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from droseg import keys
 from droseg.data import Datalist
-from droseg.data.check import check_datalist, problem_table
+from droseg.data.check import Problem, check_datalist, problem_table
+from droseg.data.datalist import EntryProblem
 from droseg.errors import BundleError, DatalistError, DrosegError, InputError
 
 
@@ -56,7 +58,8 @@ def check_structures(datalist: Datalist, structures: Mapping[str, int], channels
     ]
     if missing or other:
         found = f"it has no {', '.join(missing)}" if missing else f"other label values: {'; '.join(other)}"
-        override = "{" + ", ".join(f"{name}: {values[0]}" for name, values in declared.items()) + "}"
+        single = {name: values[0] for name, values in declared.items() if len(values) == 1}  # a region trains in none
+        override = "{" + ", ".join(f"{name}: {value}" for name, value in single.items()) + "}"
         raise DatalistError(
             f"{datalist.path}: {found}. The bundle segments {', '.join(structures)}; the datalist declares "
             f"{', '.join(declared) or 'nothing'}. Train with: structures='{override}'"
@@ -80,18 +83,39 @@ def check_axes(datalist: Datalist, axes: Sequence[str] | None) -> None:
         raise InputError(f"{datalist.path}: no case has the group axis {', '.join(unknown)}; the axes are: {found}.")
 
 
-def check_cases(datalist: Datalist) -> list[str]:
-    """Read every training and validation case; return the warnings.
+def check_roi_size(roi_size: Sequence[int], strides: Sequence[int] | None) -> None:
+    """Refuse a patch that the network's strides do not divide: the skip connections would not meet.
 
     Raises:
-        DatalistError: with a table of all errors, by case, or if a training case has no label.
+        InputError: with the nearest sizes that fit.
     """
+    step = math.prod(strides) if strides and all(isinstance(stride, int) for stride in strides) else 1
+    if any(int(size) % step or int(size) < step for size in roi_size):
+        nearest = [max(step, round(int(size) / step) * step) for size in roi_size]
+        raise InputError(
+            f"roi_size is {list(roi_size)}; the network's strides need multiples of {step}, for example {nearest}."
+        )
+
+
+def check_cases(datalist: Datalist, entries: Sequence[EntryProblem] = (), read: bool = True) -> list[str]:
+    """Read every training and validation case; return the warnings.
+
+    Args:
+        datalist: the usable cases.
+        entries: what is wrong with the others, from `parse_datalist`.
+        read: whether to read the volumes.
+    Raises:
+        DatalistError: with a table of all errors, by case, or if there is no training case.
+    """
+    problems = [Problem("error", entry.section, entry.case_id, entry.message) for entry in entries]
     sections = [name for name in (keys.TRAINING, keys.VALIDATION) if datalist.sections.get(name)]
-    problems = check_datalist(datalist, sections)
+    if read and sections:
+        problems += check_datalist(datalist, sections, progress=True)
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
         raise DatalistError(
             f"{datalist.path}: training does not start, {len(errors)} error(s):\n{problem_table(errors)}\n"
             "Mend these files or take the cases out of the datalist."
         )
+    datalist.section(keys.TRAINING)
     return [f"{problem.section}: {problem.message}" for problem in problems if problem.severity == "warning"]

@@ -13,20 +13,28 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
 
 from droseg import __version__, keys
-from droseg.data import Datalist, read_datalist
+from droseg.data import Datalist
+from droseg.data.datalist import parse_datalist
 from droseg.data.statistics import training_statistics
-from droseg.engine.run_folder import FAILED, FINISHED, RUNNING, RunFolder, replace_text
+from droseg.engine.run_folder import FINISHED, RUNNING, RunFolder, replace_text
 from droseg.errors import DrosegError, InputError
 from droseg.handlers import agree, is_writer, tensorboard_line
 from droseg.workflow.config import check_keys, config_files, known_configs, without_metadata
-from droseg.workflow.preflight import check_axes, check_cases, check_output_folder, check_structures
+from droseg.workflow.preflight import (
+    check_axes,
+    check_cases,
+    check_output_folder,
+    check_roi_size,
+    check_structures,
+)
 from droseg.workflow.run_config import TRAIN, changed_settings, write_run_configs
 
 logger = logging.getLogger(__name__)
@@ -42,24 +50,40 @@ def start_training() -> None:
     # MONAI says for every reader that is not installed that it is not; NIfTI needs none of them.
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
     logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
-    exit_code: int | None = None
+    plan: _Plan | int
     try:
-        exit_code = _start(workflow)
+        plan = _plan(workflow)
     except DrosegError as error:
-        exit_code = _say(error)
+        plan = _say(error)
     # SystemExit is no Exception, which MONAI would wrap in "Failed to evaluate ConfigExpression".
-    if (exit_code := agree(exit_code)) is not None:
+    if (exit_code := agree(plan if isinstance(plan, int) else None)) is not None or isinstance(plan, int):
         raise SystemExit(exit_code)
     try:
-        # All components now, so that a setting out of its range is said before the training and without a traceback.
+        # All components now: a setting out of its range is said before anything is replaced.
         workflow.parser.get_parsed_content("train#trainer")
     except Exception as error:
         if logger.isEnabledFor(logging.DEBUG):
             raise
-        for_user = _for_user(error)
-        if is_writer():
-            RunFolder(workflow.parser.get_parsed_content("output_dir")).write_status(status=FAILED, error=str(for_user))
-        raise SystemExit(_say(for_user)) from error
+        raise SystemExit(_say(_for_user(error))) from error
+    if is_writer():
+        _write(plan)
+    agree(None)  # no rank looks for a checkpoint before rank 0 has cleared the folder
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a training is about to do; nothing is written yet."""
+
+    run: RunFolder
+    bundle: Path
+    config: dict[str, Any]
+    resolved: dict[str, Any]
+    datalist: Datalist
+    structures: dict[str, int]
+    continues: bool
+    objective: str
+    seed: int
+    with_statistics: bool
 
 
 def _say(error: DrosegError) -> int:
@@ -76,8 +100,9 @@ def _for_user(error: BaseException) -> DrosegError:
         cause = cause.__cause__
     if isinstance(cause, DrosegError):
         return cause
+    reason = next(iter(str(cause).strip().splitlines()), "")
     return InputError(
-        f"the config cannot be built: {type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause) else ''}"
+        f"the config cannot be built: {type(cause).__name__}: {reason}"
         f"\n  in: {component[:200]}\nLook at the values you have set; `droseg --debug train ...` shows the traceback."
     )
 
@@ -93,64 +118,65 @@ def _calling_workflow() -> ConfigWorkflow:
     raise RuntimeError("start_training() runs as the `initialize` of a bundle config, inside monai.bundle run.")
 
 
-def _start(workflow: ConfigWorkflow) -> int | None:
-    """Return the exit code of a run that has nothing left to do, or None to go on."""
+def _plan(workflow: ConfigWorkflow) -> _Plan | int:
+    """Check everything; return what to do, or 0 if the run is finished."""
     parser, configs = workflow.parser, Path(workflow.config_root_path).resolve()
-    set_determinism(seed=int(parser.get_parsed_content("seed")))
+    value = parser.get_parsed_content
+    set_determinism(seed=int(value("seed")))
     if not (Path(str(parser.get("bundle_root"))) / "configs").is_dir():
         parser["bundle_root"] = str(configs.parent)  # started from another folder than the bundle's
     config = without_metadata(parser.get())
     check_keys(config, known_configs(config_files(configs)))
-    run = RunFolder(Path(parser.get_parsed_content("output_dir")).resolve())
-    parameters = sum(p.numel() for p in parser.get_parsed_content("network_def").parameters())
+    check_roi_size(value("roi_size"), config["network_def"].get("strides"))
+    run = RunFolder(Path(value("output_dir")).resolve())
+    parameters = sum(p.numel() for p in value("network_def").parameters())
     check_output_folder(run.path, needed_bytes=6 * 4 * parameters + 50_000_000)
 
-    datalist_path, data_root = (parser.get_parsed_content(key) for key in ("datalist", "data_root"))
-    datalist = read_datalist(datalist_path, data_root)
-    datalist.section(keys.TRAINING)
-    structures, channels = (parser.get_parsed_content(key) for key in ("structures", "channels"))
-    check_structures(datalist, structures, channels)
-    check_axes(datalist, parser.get_parsed_content("group_axes"))
+    datalist, entry_problems = parse_datalist(value("datalist"), value("data_root"))
+    structures = value("structures")
     resolved = {
         "datalist": str(datalist.path),
-        "data_root": None if data_root is None else str(Path(data_root).resolve()),
-        "dataset_dir": str(Path(parser.get_parsed_content("dataset_dir")).resolve()),
+        "data_root": None if value("data_root") is None else str(Path(value("data_root")).resolve()),
+        "dataset_dir": str(Path(value("dataset_dir")).resolve()),
     }
-    if not is_writer():
-        return None
-    restart, check_data = (parser.get_parsed_content(key) for key in ("restart", "check_data"))
-    continues = not restart and _continues(run, config, resolved, datalist)
-    if continues and run.status().get("status") == FINISHED and run.status()["epoch"] >= _epochs(parser):
-        print(
-            f"{run.path}: this run is finished ({run.status()['epoch']} epochs); nothing to do. --restart starts over."
-        )
+    continues = is_writer() and not value("restart") and _continues(run, config, resolved, datalist)
+    if continues and run.status().get("status") == FINISHED and run.status()["epoch"] >= int(value("epochs")):
+        epochs = run.status()["epoch"]
+        print(f"{run.path}: this run is finished ({epochs} epochs); nothing to do. --restart starts over.")
         return 0
-    notes = check_cases(datalist) if check_data else []
-    if not continues:
+    if is_writer():
+        check_structures(datalist, structures, value("channels"))
+        notes = check_cases(datalist, entry_problems, read=value("check_data"))
+        check_axes(datalist, value("group_axes"))
+        _announce(run, datalist, parameters, notes, continues)
+        print(_objective_line(value("objective"), value("beta"), value("target_ess")), flush=True)
+    numbers = {name: int(label) for name, label in structures.items()}
+    plan = run, configs.parent, config, resolved, datalist, numbers, continues
+    return _Plan(*plan, value("objective"), int(value("seed")), with_statistics=value("check_data"))
+
+
+def _write(plan: _Plan) -> None:
+    """Make the run folder."""
+    run = plan.run
+    if not plan.continues:
         _clear(run)
-    write_run_configs(run, configs.parent, config, resolved)
-    if not continues and check_data:
-        statistics = training_statistics(datalist.section(keys.TRAINING), structures)
+    write_run_configs(run, plan.bundle, plan.config, plan.resolved)
+    if not plan.continues and plan.with_statistics:
+        statistics = training_statistics(plan.datalist.section(keys.TRAINING), plan.structures)
         replace_text(run.statistics_file, json.dumps(statistics, indent=2) + "\n")
     run.write_status(
         status=RUNNING,
         droseg=__version__,
-        bundle=configs.parent.name,
-        objective=parser.get_parsed_content("objective"),
-        seed=parser.get_parsed_content("seed"),
-        datalist=str(datalist.path),
-        datalist_sha256=_digest(datalist.path),
-        structures={name: int(value) for name, value in structures.items()},
+        bundle=plan.bundle.name,
+        objective=plan.objective,
+        seed=plan.seed,
+        datalist=str(plan.datalist.path),
+        datalist_sha256=_digest(plan.datalist.path),
+        structures=plan.structures,
         started=run.status().get("started", time.strftime("%Y-%m-%dT%H:%M:%S%z")),
         error=None,
         remedy=None,
     )
-    _announce(run, datalist, parameters, notes, continues)
-    return None
-
-
-def _epochs(parser: ConfigParser) -> int:
-    return int(parser.get_parsed_content("epochs"))
 
 
 def _continues(run: RunFolder, config: Mapping[str, Any], resolved: Mapping[str, Any], datalist: Datalist) -> bool:
@@ -159,9 +185,9 @@ def _continues(run: RunFolder, config: Mapping[str, Any], resolved: Mapping[str,
     Raises:
         DrosegError: if it holds a run with other settings; the message shows the difference.
     """
-    status = run.status()
-    if not status or not run.checkpoint.is_file() or not (run.configs / TRAIN).is_file():
+    if not run.checkpoint.is_file() or not (run.configs / TRAIN).is_file():
         return False
+    status = run.status()
     changed = changed_settings(run, config, resolved)
     if status.get("datalist_sha256") not in (None, _digest(datalist.path)):
         changed.append(f"datalist: the content of {datalist.path} has changed since")
@@ -176,11 +202,9 @@ def _continues(run: RunFolder, config: Mapping[str, Any], resolved: Mapping[str,
 
 def _clear(run: RunFolder) -> None:
     """Remove what a former run wrote, and nothing else that may lie in the folder."""
-    if not run.status():
-        return
-    for folder in (run.models, run.tensorboard):
-        shutil.rmtree(folder, ignore_errors=True)
-    run.status_file.unlink(missing_ok=True)
+    for file in (run.best_model, run.last_model, run.checkpoint, run.status_file):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(run.tensorboard, ignore_errors=True)
 
 
 def _digest(path: Path) -> str:
@@ -199,3 +223,10 @@ def _announce(run: RunFolder, datalist: Datalist, parameters: int, notes: list[s
     print(f"network: {parameters / 1e6:.2f} million parameters")
     print(f"{'continues in' if continues else 'run folder:'} {run.path}")
     print(f"watch it: {tensorboard_line(run.path)}", flush=True)
+
+
+def _objective_line(objective: str, beta: float, target_ess: float | None) -> str:
+    if objective != "hardness":
+        return f"objective: {objective}"
+    solved = f"beta solved for an effective sample size of {target_ess} N"
+    return f"objective: hardness, {f'beta {beta}' if target_ess is None else solved}"

@@ -49,11 +49,14 @@ def run_training(trainer: DROTrainer, checkpoint: RunCheckpoint) -> None:
             raise SystemExit(getattr(error, "exit_code", 1)) from error
         raise
     if is_writer():
-        best = round(checkpoint.best_value, 5) if math.isfinite(checkpoint.best_value) else None
+        found = math.isfinite(checkpoint.best_value)
+        best = round(checkpoint.best_value, 5) if found else None
+        rule = checkpoint.rule() if found or checkpoint.select == "last" else f"last; {checkpoint.select} had no value"
+        selected_by = checkpoint.select if found else "last"
         run.write_status(
-            status=FINISHED, time_left_s=0, selected_by=checkpoint.select, best=best, best_epoch=checkpoint.best_epoch
+            status=FINISHED, time_left_s=0, selected_by=selected_by, best=best, best_epoch=checkpoint.best_epoch
         )
-        print(f"finished: {run.best_model} (epoch {checkpoint.best_epoch}, {checkpoint.rule()})", flush=True)
+        print(f"finished: {run.best_model} (epoch {checkpoint.best_epoch}; {rule})", flush=True)
 
 
 def _describe(error: BaseException) -> str:
