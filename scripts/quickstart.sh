@@ -68,6 +68,7 @@ evaluate "$out/dro" "$out/eval_dro"
 
 begin "Report: DRO against the plain network, per subgroup"
 droseg report "$out/eval_dro/case_metrics.csv" --baseline "$out/eval_erm/case_metrics.csv" \
+    --name DRO --baseline-name ERM \
     --group-by anatomy --group-by protocol --datalist "$datalist" --pred "$out/eval_dro/predictions" --out "$out/report"
 
 printf '\nFinished in %02d:%02d.\n' $((SECONDS / 60)) $((SECONDS % 60))
