@@ -85,6 +85,68 @@ def test_a_bundle_is_scored_on_the_structures_it_knows(cohort, tmp_path, thresho
     assert (table["dice"] > 0.5).all()
 
 
+def other_weights(bundle):
+    """Turn a run folder into another model: all background."""
+    model = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    torch.save({**model, "bias": torch.tensor([1e6, 0.0])}, bundle / "models" / "model.pt")
+
+
+def test_label_maps_of_another_model_are_never_scored_as_the_bundles(cohort, tmp_path, threshold_bundle, capsys):
+    arguments = ["--bundle", str(threshold_bundle), "--device", "cpu"]
+    assert evaluate(tmp_path, *arguments) == 0
+    table = tmp_path / "eval" / "case_metrics.csv"
+    of_first = table.read_text()
+    other_weights(threshold_bundle)
+    assert evaluate(tmp_path, *arguments) == 1
+    error = capsys.readouterr().err
+    assert error.count("by another model") == 4
+    assert "earlier evaluation" in error
+    assert table.read_text() == of_first  # nothing new was scored, so nothing was written
+    (tmp_path / "eval" / "predictions" / "c2_seg.nii.gz").unlink()
+    assert evaluate(tmp_path, *arguments) == 1
+    scored = pd.read_csv(table)
+    assert (scored["case_id"].tolist(), scored["dice"].tolist()) == (["c2"], [0.0])
+    assert evaluate(tmp_path, *arguments, "--overwrite") == 0
+    assert pd.read_csv(table)["dice"].tolist() == [0.0] * 4
+
+
+def test_a_label_map_beside_those_of_the_bundle_is_not_scored(cohort, tmp_path, threshold_bundle):
+    stray = tmp_path / "eval" / "predictions" / "c0.nii.gz"  # its name is looked for first
+    stray.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(np.zeros((20, 18, 12), np.uint8), np.diag([1, 1, 3, 1])), stray)
+    assert evaluate(tmp_path, "--bundle", str(threshold_bundle), "--device", "cpu") == 0
+    assert (pd.read_csv(tmp_path / "eval" / "case_metrics.csv")["dice"] > 0.5).all()
+
+
+def test_a_damaged_image_takes_its_former_label_map_out_of_the_table(cohort, tmp_path, threshold_bundle, capsys):
+    arguments = ["--bundle", str(threshold_bundle), "--device", "cpu"]
+    assert evaluate(tmp_path, *arguments) == 0
+    (tmp_path / "images" / "c1.nii.gz").write_bytes(b"damaged")
+    assert evaluate(tmp_path, *arguments) == 1
+    assert "c1:" in capsys.readouterr().err
+    assert pd.read_csv(tmp_path / "eval" / "case_metrics.csv")["case_id"].tolist() == ["c0", "c2", "c3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bundle", "hippocampus_mri", "--missing-as-failure"], "--missing-as-failure is for --pred"),
+        (["--pred", "pred", "--nsd-tolerance-mm", "inf"], "--nsd-tolerance-mm is inf"),
+        (["--pred", "pred", "--workers", "-1"], "--workers is -1"),
+    ],
+)
+def test_evaluate_refuses_arguments_that_mean_nothing(cohort, tmp_path, capsys, arguments, message):
+    assert evaluate(tmp_path, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_structure_that_the_datalist_lacks_is_named(cohort, tmp_path, threshold_bundle, capsys):
+    path = threshold_bundle / "configs" / "inference.yaml"
+    path.write_text(path.read_text().replace("anterior: 1", "cortex: 1"))
+    assert evaluate(tmp_path, "--bundle", str(threshold_bundle), "--device", "cpu", "--structures", "cortex") == 2
+    assert "no cortex" in capsys.readouterr().err
+
+
 def test_report_reads_tables_of_other_software(tmp_path, capsys):
     path = tmp_path / "other.csv"
     rows = [f"s{i};WM;{0.9 - 0.01 * i:.2f};{'3T' if i % 2 else '1.5T'};test" for i in range(12)]

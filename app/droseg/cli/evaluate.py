@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +13,12 @@ from droseg.errors import InputError
 from droseg.keys import TESTING
 
 if TYPE_CHECKING:
-    from droseg.data.datalist import Datalist
+    from droseg.data.datalist import Case, Datalist
+    from droseg.inference import Predictor
     from droseg.report.score import Scores
 
 CASES_FILE = "case_metrics.csv"
+PREDICTIONS = "predictions"
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -29,12 +33,14 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--section", default=TESTING, help="section of the datalist (default: testing)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--pred", type=Path, metavar="DIR", help="folder with CASE_ID.nii.gz or CASE_ID_seg.nii.gz")
-    source.add_argument("--bundle", help="shipped bundle or run folder; predictions go to OUT/predictions")
+    source.add_argument("--bundle", help=f"shipped bundle or run folder; predictions go to OUT/{PREDICTIONS}")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     parser.add_argument("--data-root", type=Path, help="folder that the datalist's relative paths start from")
     parser.add_argument("--structures", nargs="+", metavar="NAME", help="score only these (default: all declared)")
     parser.add_argument("--nsd-tolerance-mm", type=float, default=1.0, metavar="MM", help="default: 1.0")
-    parser.add_argument("--missing-as-failure", action="store_true", help="score cases without a prediction as missed")
+    parser.add_argument(
+        "--missing-as-failure", action="store_true", help="for --pred: cases without one count as missed"
+    )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes for the metrics (default: 1)")
     parser.add_argument("--device", default="auto", help="for --bundle: cpu, cuda, cuda:1 or auto (default)")
     parser.add_argument("--overwrite", action="store_true", help="for --bundle: predict again what is already there")
@@ -48,31 +54,39 @@ def run(args: argparse.Namespace) -> int:
     from droseg.data.datalist import read_datalist
     from droseg.report.score import score_section
 
-    if not args.nsd_tolerance_mm >= 0:
-        raise InputError(f"--nsd-tolerance-mm is {args.nsd_tolerance_mm}; it must be >= 0.")
+    _check_arguments(args)
     datalist = read_datalist(args.datalist, args.data_root)
     cases = datalist.section(args.section)
     _make_folder(args.out)
     pred_dir, structures = args.pred, args.structures
+    predictions: dict[str, Path] | None = None
     unpredicted: dict[str, str] = {}
     if args.bundle is not None:
-        pred_dir, structures, unpredicted = _predict(args, datalist)
-    with tqdm(total=len(cases), desc="scoring", unit="case", disable=not sys.stderr.isatty()) as bar:
+        from droseg.inference import Predictor
+
+        predictor = Predictor(args.bundle, device=args.device)
+        pred_dir, structures = args.out / PREDICTIONS, _common_structures(predictor, args, datalist)
+        predictions, unpredicted = _predict(predictor, cases, pred_dir, args.overwrite)
+    total = len(cases) if predictions is None else len(predictions)
+    with tqdm(total=total, desc="scoring", unit="case", disable=not sys.stderr.isatty()) as bar:
         scores = score_section(
             datalist,
             args.section,
             pred_dir,
+            predictions=predictions,
             structures=structures,
             nsd_tolerance_mm=args.nsd_tolerance_mm,
             missing_as_failure=args.missing_as_failure,
             workers=args.workers,
             on_case=lambda _: bar.update() and None,
         )
+    path = args.out / CASES_FILE
     if len(scores.cases):
-        path = args.out / CASES_FILE
         scores.cases.to_csv(path, index=False, float_format="%.10g")
         _print_summary(scores, datalist, args.section, len(cases))
         print(f"\n{path}")
+    elif path.exists():
+        print(f"note: no case was scored; {path} is that of an earlier evaluation.", file=sys.stderr)
     return _print_problems(scores, pred_dir, unpredicted, args.missing_as_failure)
 
 
@@ -87,16 +101,23 @@ def _make_folder(out: Path) -> None:
         raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out.") from error
 
 
-def _predict(args: argparse.Namespace, datalist: Datalist) -> tuple[Path, list[str], dict[str, str]]:
-    """Return the folder of the predictions, the structures that the bundle knows, and case_id -> what went wrong."""
-    from tqdm import tqdm
+def _check_arguments(args: argparse.Namespace) -> None:
+    if not (math.isfinite(args.nsd_tolerance_mm) and args.nsd_tolerance_mm >= 0):
+        raise InputError(f"--nsd-tolerance-mm is {args.nsd_tolerance_mm}; it must be a number >= 0.")
+    if args.workers < 0:
+        raise InputError(f"--workers is {args.workers}; it must be >= 0.")
+    if args.bundle is not None and args.missing_as_failure:
+        raise InputError(
+            "--missing-as-failure is for --pred: a case that --bundle cannot segment is an error to mend. To count it "
+            f"as missed all the same, evaluate again with --pred {args.out / PREDICTIONS}."
+        )
 
-    from droseg.inference import Predictor, predict_cases
 
-    predictor = Predictor(args.bundle, device=args.device)
+def _common_structures(predictor: Predictor, args: argparse.Namespace, datalist: Datalist) -> list[str]:
+    """Return the structures to score: those that the bundle segments and the datalist declares."""
     absent = [name for name in predictor.structures if name not in datalist.structures]
     wanted = args.structures or [name for name in predictor.structures if name not in absent]
-    unknown = [name for name in wanted if name not in predictor.structures]
+    unknown = [name for name in wanted if name not in predictor.structures or name not in datalist.structures]
     if unknown or not wanted:
         raise InputError(
             f"{args.bundle} segments {', '.join(predictor.structures)}; {args.datalist} declares "
@@ -105,13 +126,23 @@ def _predict(args: argparse.Namespace, datalist: Datalist) -> tuple[Path, list[s
     for name in absent:
         print(f"note: {name} of the bundle is not declared in {args.datalist}; it is not scored.", file=sys.stderr)
     _check_values(predictor.structures, datalist, wanted, args.bundle)
-    cases = datalist.section(args.section)
-    out = args.out / "predictions"
+    return list(wanted)
+
+
+def _predict(
+    predictor: Predictor, cases: Sequence[Case], out: Path, overwrite: bool
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Return case_id -> label map that this bundle made of this image, and case_id -> what went wrong."""
+    from tqdm import tqdm
+
+    from droseg.inference import predict_cases
+
     with tqdm(total=len(cases), desc="predicting", unit="case", disable=not sys.stderr.isatty()) as bar:
-        results = predict_cases(
-            cases, predictor, out, overwrite=args.overwrite, on_result=lambda _: bar.update() and None
-        )
-    return out, list(wanted), {r.case_id: f"{r.error}; {r.remedy}." for r in results if r.error}
+        results = predict_cases(cases, predictor, out, overwrite=overwrite, on_result=lambda _: bar.update() and None)
+    # What else lies in the folder may be the work of another model.
+    predictions = {r.case_id: Path(r.output) for r in results if r.status == "ok" and r.output is not None}
+    failed = {r.case_id: f"{r.error}; {r.remedy}; not scored." for r in results if r.case_id not in predictions}
+    return predictions, failed
 
 
 def _check_values(predicted: dict[str, int], datalist: Datalist, names: list[str], bundle: str) -> None:

@@ -67,6 +67,7 @@ def score_section(
     section: str,
     pred_dir: str | os.PathLike[str],
     *,
+    predictions: Mapping[str, Path] | None = None,
     structures: Iterable[str] | None = None,
     nsd_tolerance_mm: float = 1.0,
     missing_as_failure: bool = False,
@@ -79,6 +80,7 @@ def score_section(
         datalist: its label maps are the reference; their own grid and spacing are used.
         section: e.g. "testing".
         pred_dir: folder with CASE_ID.nii.gz or CASE_ID_seg.nii.gz (or another format: `SUFFIXES`).
+        predictions: case_id -> label map, instead of what lies in the folder; only these cases are scored.
         structures: names to score; default all of the datalist.
         nsd_tolerance_mm: see `case_metrics`.
         missing_as_failure: score a case without a prediction as all background.
@@ -93,7 +95,13 @@ def score_section(
         raise DrosegError(f"{folder}: no such folder; give the folder of the predicted label maps by --pred.")
     regions = _regions(datalist, structures)
     cases = datalist.section(section)
-    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+    found: dict[str, Path | None]
+    if predictions is None:
+        files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+        found = {case.case_id: find_prediction(files, case.case_id) for case in cases}
+    else:
+        cases = [case for case in cases if case.case_id in predictions]
+        found = {case.case_id: predictions[case.case_id] for case in cases}
     score = partial(
         _score_case,
         structures=regions,
@@ -101,9 +109,8 @@ def score_section(
         nsd_tolerance_mm=nsd_tolerance_mm,
         missing_as_failure=missing_as_failure,
     )
-    predictions = {case.case_id: find_prediction(files, case.case_id) for case in cases}
     tables, problems, warnings = [], {}, []
-    for case, (table, problem, warning) in _run(score, cases, predictions, workers):
+    for case, (table, problem, warning) in _run(score, cases, found, workers):
         if table is not None:
             tables.append(table.assign(**{axis: case.groups.get(axis) for axis in datalist.axes}))
         if problem:
@@ -114,7 +121,7 @@ def score_section(
             on_case(case.case_id)
     columns = [*COLUMNS, *datalist.axes, "diagonal_mm"]
     result = pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
-    return Scores(result, [c for c, path in predictions.items() if path is None], problems, warnings)
+    return Scores(result, [c for c, path in found.items() if path is None], problems, warnings)
 
 
 def find_prediction(files: Mapping[str, Path], case_id: str) -> Path | None:
@@ -167,17 +174,17 @@ def _read_itk(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
 
 
 def on_reference_grid(
-    labels: NDArray[np.integer], affine: NDArray[np.float64], ref_shape: Sequence[int], ref_affine: NDArray[np.float64]
-) -> NDArray[np.integer] | None:
-    """Return the label map in the reference's axis order and directions, or None if its voxels lie elsewhere.
+    volume: NDArray[Any], affine: NDArray[np.float64], ref_shape: Sequence[int], ref_affine: NDArray[np.float64]
+) -> NDArray[Any] | None:
+    """Return the label map or image in the reference's axis order and directions, or None if its voxels lie elsewhere.
 
     Axes are only permuted and flipped, never interpolated.
     """
-    if _same_grid(labels.shape, affine, ref_shape, ref_affine):
-        return labels
+    if _same_grid(volume.shape, affine, ref_shape, ref_affine):
+        return volume
     transform = ornt_transform(io_orientation(affine), io_orientation(ref_affine))
-    moved: NDArray[np.integer] = apply_orientation(labels, transform)
-    moved_affine = affine @ inv_ornt_aff(transform, labels.shape)
+    moved: NDArray[Any] = apply_orientation(volume, transform)
+    moved_affine = affine @ inv_ornt_aff(transform, volume.shape)
     return moved if _same_grid(moved.shape, moved_affine, ref_shape, ref_affine) else None
 
 
