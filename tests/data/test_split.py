@@ -143,7 +143,9 @@ def test_a_rounded_table_keeps_rows_columns_and_entries_within_one(seed: int) ->
     [
         ({}, "nothing to split by"),
         ({"fractions": {"training": 0.7, "testing": 0.2}}, "sum is 0.9"),
+        ({"fractions": {"training": float("nan"), "testing": 0.3}}, "sum is nan"),
         ({"fractions": {"train": 1.0}}, "'train' is no section"),
+        ({"fractions": FRACTIONS, "seed": -1}, "seed is -1; it must be >= 0"),
         ({"folds": 1}, "at least 2"),
         ({"folds": 91}, "use fewer folds"),
         ({"folds": 3, "stratify": ["scanner"]}, "no group axis 'scanner'; it has anatomy, site"),

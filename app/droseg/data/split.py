@@ -44,7 +44,7 @@ def split_datalist(
     Raises:
         InputError: if the arguments do not fit together or to the datalist.
     """
-    _check_arguments(datalist, fractions, folds, hold_out, stratify)
+    _check_arguments(datalist, fractions, folds, hold_out, stratify, seed)
     rng = np.random.default_rng(seed)
     patients = _patients(datalist)
     placed: dict[str, str] = {}  # patient_id -> section, of those that move
@@ -74,6 +74,7 @@ def _check_arguments(
     folds: int | None,
     hold_out: tuple[str, str] | None,
     stratify: Sequence[str],
+    seed: int,
 ) -> None:
     """Raise an InputError if the arguments do not fit together or to the datalist."""
     if fractions is None and folds is None and hold_out is None:
@@ -83,12 +84,14 @@ def _check_arguments(
         if wrong:
             raise InputError(f"fractions: '{wrong[0]}' is no section; the sections are {', '.join(SECTIONS)}.")
         total = sum(fractions.values())
-        if min(fractions.values(), default=0) < 0 or abs(total - 1) > 1e-6:
+        if min(fractions.values(), default=0) < 0 or not abs(total - 1) <= 1e-6:  # also if one of them is NaN
             raise InputError(f"fractions: their sum is {total:g}; they must be >= 0 and sum to 1.")
         if hold_out is not None and fractions.get(TESTING):
             raise InputError("fractions: the group that is held out is the testing section; give it no fraction.")
     if folds is not None and folds < 2:
         raise InputError(f"folds is {folds}; it must be at least 2.")
+    if seed < 0:
+        raise InputError(f"seed is {seed}; it must be >= 0.")
     for axis in [*stratify, *([hold_out[0]] if hold_out else [])]:
         if axis not in datalist.axes:
             raise InputError(f"{datalist.path}: no group axis '{axis}'; it has {', '.join(datalist.axes) or 'none'}.")
