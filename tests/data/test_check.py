@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.transforms import LoadImaged
 from numpy.typing import NDArray
 
 from droseg.cli import data as command
@@ -139,6 +140,21 @@ def test_channels_on_different_grids_are_found(tmp_path: Path) -> None:
     assert "channel" in first
     assert "(6, 7, 9)" in first
     assert "up to 5 mm" in second
+
+
+@pytest.mark.parametrize("shift_mm", [0.0, 1e-9, 1e-6, 0.05, 5.0])
+def test_channels_pass_exactly_where_the_reader_of_a_training_stacks_them(tmp_path: Path, shift_mm: float) -> None:
+    folder = Folder(tmp_path, channels=2)
+    folder.add("training", "a")
+    save(tmp_path / "a_1.nii.gz", np.random.default_rng(0).normal(size=SHAPE), affine_at(shift_mm))
+    try:
+        LoadImaged(keys="image")({"image": [str(tmp_path / f"a_{i}.nii.gz") for i in range(2)]})
+    except RuntimeError:
+        (error,) = folder.errors()
+        assert "a_1.nii.gz: its affine differs from that of a_0.nii.gz" in error
+        assert ("copy that affine into its header" in error) == (shift_mm < 1)
+    else:
+        assert folder.errors() == []
 
 
 def test_a_file_with_another_number_of_channels_is_found(folder: Folder) -> None:

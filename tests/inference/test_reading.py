@@ -95,6 +95,18 @@ def test_channels_on_different_grids_are_refused(tmp_path: Path, save: Save) -> 
         read_image([first, second], 2)
 
 
+@pytest.mark.parametrize("shift_mm", [0.0, 1e-6, 0.049])
+def test_channels_whose_headers_differ_by_rounding_are_on_the_grid_of_the_first(
+    tmp_path: Path, save: Save, shift_mm: float
+) -> None:
+    moved = np.eye(4)
+    moved[0, 3] = shift_mm  # within a twentieth of a voxel, as for labels
+    paths = [save(tmp_path / "a.nii", volume()), save(tmp_path / "b.nii", volume(seed=1), moved)]
+    found = read_image(paths, 2)
+    np.testing.assert_array_equal(found.numpy(), np.stack([volume(), volume(seed=1)]))
+    np.testing.assert_array_equal(found.affine.numpy(), np.eye(4))
+
+
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_nrrd_and_metaimage_land_on_the_same_grid_as_nifti(tmp_path: Path, suffix: str, save: Save) -> None:
     itk = pytest.importorskip("itk", reason="skipped: ITK is not installed")

@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from droseg.data.datalist import Case, Datalist
-from droseg.data.volumes import Volume, VolumeError, corner_distance_mm, read_volume, spacing_mm
+from droseg.data.volumes import Volume, VolumeError, corner_distance_mm, read_volume, same_grid
 from droseg.keys import TESTING
 
-GRID_TOLERANCE: Final = 0.05
-"""Two grids are the same if no corner differs by more than this fraction of a voxel's shortest edge."""
 SMALL_GROUP: Final = 5
 """Below this number of patients a subgroup table has no confidence interval."""
 
@@ -122,10 +120,16 @@ def _check_grid(what: str, path: Path, volume: Volume, image_path: Path, image: 
     if shape != expected:
         yield "error", f"{what} {path}: shape {shape}, but {image_path.name} has {expected}; resample it to that grid."
         return
-    apart_mm = corner_distance_mm(volume, image)
-    if apart_mm > GRID_TOLERANCE * spacing_mm(image.affine).min():
-        where = f"affine differs from that of {image_path.name} by up to {apart_mm:.3g} mm"
+    where = f"affine differs from that of {image_path.name} by up to {corner_distance_mm(volume, image):.3g} mm"
+    if not same_grid(volume, image):
         yield "error", f"{what} {path}: its {where}; resample it to that grid, or repair the header that is wrong."
+    # MONAI 1.6 stacks the channels of a training case on no other condition (monai.data.image_reader).
+    elif what == "channel" and not np.allclose(volume.affine, image.affine):
+        yield (
+            "error",
+            f"{what} {path}: its {where}, which is rounding, but MONAI stacks channels of one affine only; copy that "
+            "affine into its header (nibabel, or fslcpgeom of FSL).",
+        )
 
 
 def _check_label(path: Path, volume: Volume, structures: dict[str, tuple[int, ...]]) -> Iterator[Finding]:

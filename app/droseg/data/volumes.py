@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from droseg.errors import DrosegError
 
 _ITK_SUFFIXES: Final = (".nrrd", ".mha", ".mhd")
+GRID_TOLERANCE: Final = 0.05
+"""Two grids are the same if no corner differs by more than this fraction of a voxel's shortest edge."""
 
 
 class VolumeError(DrosegError):
@@ -58,6 +60,13 @@ def corner_distance_mm(first: Volume, second: Volume) -> float:
     corners = np.array(np.meshgrid(*[(0, n) for n in size], indexing="ij")).reshape(3, -1)
     apart = (first.affine - second.affine)[:3] @ np.vstack([corners, np.ones(corners.shape[1])])
     return float(np.linalg.norm(apart, axis=0).max())
+
+
+def same_grid(volume: Volume, reference: Volume) -> bool:
+    """Return whether two volumes have the same shape and place their corners within `GRID_TOLERANCE` of each other."""
+    if volume.array.shape[1:] != reference.array.shape[1:]:
+        return False
+    return corner_distance_mm(volume, reference) <= GRID_TOLERANCE * float(spacing_mm(reference.affine).min())
 
 
 def spacing_mm(affine: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,11 +13,10 @@ import torch
 from monai.data import MetaTensor
 from numpy.typing import ArrayLike, NDArray
 
+from droseg.data.volumes import Volume, same_grid
 from droseg.errors import DrosegError
 
 ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
-AFFINE_TOLERANCE_MM = 1e-3
-"""Channels are on one grid if no entry of their affines differs by more; float32 headers round below this."""
 
 
 class ImageError(DrosegError):
@@ -42,7 +41,7 @@ def read_image(paths: Sequence[Path], num_channels: int) -> MetaTensor:
     """
     volumes = [_read_volume(path) for path in paths]
     for path, volume in zip(paths[1:], volumes[1:], strict=True):
-        if not _same_grid(volumes[0], volume):
+        if not same_grid(_grid(volume), _grid(volumes[0])):
             shapes = f"{tuple(volumes[0].shape[1:])} and {tuple(volume.shape[1:])}"
             raise ImageError(
                 f"{path}: its grid is not that of {paths[0].name} (shapes {shapes}, or affines that differ)",
@@ -207,9 +206,8 @@ def _check_channels(name: str, found: int, expected: int) -> None:
         )
 
 
-def _same_grid(first: MetaTensor, second: MetaTensor) -> bool:
-    close = torch.allclose(first.affine, second.affine, rtol=0, atol=AFFINE_TOLERANCE_MM)
-    return first.shape[1:] == second.shape[1:] and close
+def _grid(image: MetaTensor) -> Volume:
+    return Volume(image.as_tensor().numpy(), image.affine.numpy())
 
 
 def _short(error: Exception) -> str:
