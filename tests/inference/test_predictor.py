@@ -150,6 +150,16 @@ def test_missing_weights_say_how_to_train_them(make_bundle: MakeBundle) -> None:
     assert str(bundle / "models" / "model.pt") in str(caught.value)
 
 
+def test_a_run_without_weights_yet_is_to_be_continued(make_bundle: MakeBundle) -> None:
+    run = make_bundle("my_run")
+    (run / "models" / "model.pt").unlink()
+    (run / "run.json").write_text('{"status": "running", "epoch": 1}')
+    with pytest.raises(WeightsError, match=r"the same `droseg train` command again: it continues") as caught:
+        Predictor(run)
+    assert str(run) in str(caught.value)
+    assert "droseg train my_run" not in str(caught.value)  # a run is no bundle to train anew
+
+
 @pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "not_a_state_dict", "other_network"])
 def test_damaged_weights_are_named_and_end_with_code_3(make_bundle: MakeBundle, damage: str) -> None:
     bundle = make_bundle()
@@ -192,6 +202,12 @@ def test_a_broken_config_is_named_with_its_id(make_bundle: MakeBundle) -> None:
 def test_a_device_that_is_not_here_is_refused(make_bundle: MakeBundle) -> None:
     with pytest.raises(InputError, match="cuda:99"):
         Predictor(make_bundle(), device="cuda:99")
+
+
+@pytest.mark.parametrize("device", ["mps", "meta"])
+def test_a_kind_of_device_that_droseg_never_computed_on_is_refused(make_bundle: MakeBundle, device: str) -> None:
+    with pytest.raises(InputError, match=f"device {device}: .* use cpu, cuda or auto"):
+        Predictor(make_bundle(), device=device)
 
 
 def test_a_wrong_number_of_channels_is_refused(make_bundle: MakeBundle, plant: Plant) -> None:

@@ -20,6 +20,7 @@ from monai.transforms import EnsureChannelFirstd, LoadImaged, SaveImaged
 from numpy.typing import ArrayLike, NDArray
 
 from droseg.bundles import find_bundle
+from droseg.engine.precision import has_fast_bf16
 from droseg.errors import BundleError, InputError
 from droseg.inference.reading import image_from_array, image_from_nibabel, read_image
 from droseg.inference.weights import load_weights
@@ -71,7 +72,7 @@ class Predictor:
         weights = Path(config["checkpoint"])
         network = config["network_def"]
         load_weights(network, weights)
-        self._half = precision == "auto" and _multiplies_bfloat16(self.device)
+        self._half = precision == "auto" and has_fast_bf16(self.device)
         layout = torch.channels_last_3d if self._half and self.device.type == "cpu" else torch.contiguous_format
         self._network = network.to(self.device, memory_format=layout).eval()
         self._inferer = config["inferer"]
@@ -198,19 +199,13 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"device {name}: there is no such device; use cpu, cuda or auto.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device {name}: droseg computes on cpu and cuda only; use cpu, cuda or auto.")
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise InputError(
             f"device {name}: PyTorch finds {torch.cuda.device_count()} CUDA device(s) here; use --device cpu."
         )
     return device
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Private until PyTorch has a public name for it; without AMX, bfloat16 on a CPU is slower than float32.
-    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return device.type == "cpu" and probe is not None and bool(probe())
 
 
 def _without(compose: Any, *types: type) -> list[Callable[[Any], Any]]:

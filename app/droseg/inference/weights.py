@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from droseg.engine.run_folder import RunFolder
 from droseg.errors import WeightsError
 
 
@@ -16,13 +17,19 @@ def weights_file(path: str | Path) -> str:
     """Return the path of a bundle's `models/model.pt` as text, for a config's `CheckpointLoader`.
 
     Raises:
-        WeightsError: if there is no such file; the message says how to train one.
+        WeightsError: if there is no such file; the message says how to train one, or how to go on with its training.
     """
     path = Path(path)
     if path.is_file() and path.stat().st_size > 0:
         return str(path)
     found = "is an empty file" if path.is_file() else "does not exist"
-    bundle = path.resolve().parents[1].name if path.parent.name == "models" else "BUNDLE"
+    folder = path.resolve().parents[1] if path.parent.name == "models" else None
+    if folder is not None and RunFolder(folder).status_file.is_file():
+        raise WeightsError(
+            f"weights {path}: the file {found}. The training in {folder} has chosen no network yet; it does so after "
+            "a validation and at its end. Wait for it, or give the same `droseg train` command again: it continues."
+        )
+    bundle = folder.name if folder is not None else "BUNDLE"
     raise WeightsError(
         f"weights {path}: the file {found}. "
         f"Train them: droseg train {bundle} --datalist DATALIST.json --out RUN; then give --bundle RUN."
