@@ -4,7 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from droseg.metrics import group_values, is_false_positive, is_missed, penalized, worst_group
+from droseg.metrics import (
+    group_values,
+    is_false_positive,
+    is_missed,
+    largest_value,
+    penalized,
+    share_diagonals,
+    worst_group,
+)
 
 NAN = float("nan")
 
@@ -78,3 +86,19 @@ def test_a_case_with_nothing_in_scope_has_no_value():
     values = group_values(only, ["anatomy"], "dice")
     assert values["n"].tolist() == [0]
     assert np.isnan(worst_group(only, ["anatomy"], "dice")[2])
+
+
+def test_one_penalty_can_be_given_to_tables_that_are_compared(cases):
+    other = cases.drop(columns="diagonal_mm")
+    assert largest_value(other, "hd95_mm") == 4.0
+    assert penalized(other, "hd95_mm", 50.0).tolist() == pytest.approx([2.0, 3.0, 50.0, NAN, 4.0, 50.0], nan_ok=True)
+    assert penalized(cases, "hd95_mm", 50.0)[2] == 200.0  # a known diagonal goes first
+
+
+def test_a_diagonal_that_one_table_knows_holds_for_both(cases):
+    first, second = share_diagonals(cases, cases.drop(columns="diagonal_mm"))
+    assert first["diagonal_mm"].tolist() == second["diagonal_mm"].tolist() == cases["diagonal_mm"].tolist()
+    larger = cases.assign(diagonal_mm=[100.0, 100.0, NAN, NAN, 301.0, 301.0])
+    assert share_diagonals(cases, larger)[0]["diagonal_mm"].tolist() == [100.0, 100.0, 200.0, 200.0, 301.0, 301.0]
+    without = cases.drop(columns="diagonal_mm")
+    assert "diagonal_mm" not in share_diagonals(without, without)[0]

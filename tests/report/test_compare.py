@@ -1,11 +1,13 @@
 """Paired comparison: signs, pairs, failures and the rule behind the words."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from droseg.errors import InputError
 from droseg.report import compare_runs
 from droseg.report.compare import verdict
+from droseg.report.seeds import average_sides
 
 NAN = float("nan")
 
@@ -79,6 +81,38 @@ def test_a_structure_found_again_counts_from_its_penalty(make_cases):
     assert row(comparison, "rare", "dice", "b")["difference"] == pytest.approx(0.6 / 6)
     assert row(comparison, "rare", "hd95_mm", "b")["difference"] == pytest.approx((10.0 - 150.0) / 6)
     assert row(comparison, "rare", "hd95_mm", "b")["baseline_worst"] == 150.0
+
+
+def equally_bad_runs(make_cases):
+    """Return two tables without diagonals that miss the same structures; elsewhere 5 mm, but for one case."""
+    cases = make_cases(num_cases=12).drop(columns="diagonal_mm")
+    cases = cases[cases["structure"] == "a"].reset_index(drop=True).assign(hd95_mm=5.0)
+    cases.loc[:2, ["dice", "nsd", "volume_pred_ml"]], cases.loc[:2, "hd95_mm"] = 0.0, NAN
+    baseline = cases.copy()
+    baseline.loc[11, "hd95_mm"] = 50.0
+    return cases, baseline
+
+
+def test_failures_that_both_runs_share_do_not_make_a_difference(make_cases):
+    run, baseline = equally_bad_runs(make_cases)
+    overall = row(compare_runs(run, baseline, [], ["hd95_mm"]), "all", "hd95_mm")
+    assert overall["difference"] == pytest.approx(-45.0 / 12)  # the one case alone
+    assert overall["verdict"] == "inconclusive"
+
+
+def test_a_diagonal_that_only_the_baseline_has_counts_for_both(make_cases):
+    run, baseline = equally_bad_runs(make_cases)
+    overall = row(compare_runs(run, baseline.assign(diagonal_mm=150.0), [], ["hd95_mm"]), "all", "hd95_mm")
+    assert overall["difference"] == pytest.approx(-45.0 / 12)
+    assert overall["worst"] == 150.0
+
+
+def test_failures_of_one_seed_cost_the_same_on_both_sides(make_cases):
+    run, baseline = equally_bad_runs(make_cases)
+    found = run.assign(hd95_mm=5.0, dice=0.8, nsd=0.8, volume_pred_ml=9.0)
+    sides = [pd.concat([found.assign(seed=0), side.assign(seed=1)], ignore_index=True) for side in (run, baseline)]
+    overall = row(compare_runs(*average_sides(*sides), [], ["hd95_mm"]), "all", "hd95_mm")
+    assert overall["difference"] == pytest.approx(-45.0 / 2 / 12)
 
 
 def test_a_false_positive_that_is_gone_lifts_the_mean(make_cases):

@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     """Write the report and print its short form."""
     from droseg.data.datalist import read_datalist
     from droseg.report.console import failure_lines, group_table
-    from droseg.report.read import read_cases
+    from droseg.report.read import read_seeds
+    from droseg.report.seeds import average_seeds, average_sides
     from droseg.report.write import write_report
 
     options = {
@@ -68,9 +69,12 @@ def run(args: argparse.Namespace) -> int:
         "where": [_pair(text, "=", "--where") for text in args.where],
         "percent": args.percent,
     }
-    cases = read_cases(args.cases, axes=args.group_by, **options)
-    # The groups are those of the run, so the baseline needs none.
-    baseline = read_cases(args.baseline, axes=(), **options) if args.baseline else None
+    cases, baseline = read_seeds(args.cases, axes=args.group_by, **options), None
+    if args.baseline:
+        # The groups are those of the run, so the baseline needs none.
+        cases, baseline = average_sides(cases, read_seeds(args.baseline, axes=(), **options))
+    else:
+        cases = average_seeds(cases)
     name, baseline_name = _names(args)
     report = write_report(
         cases,

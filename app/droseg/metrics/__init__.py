@@ -10,7 +10,9 @@ from droseg.metrics.groups import (
     higher_is_better,
     is_false_positive,
     is_missed,
+    largest_value,
     penalized,
+    share_diagonals,
     worst_group,
 )
 from droseg.metrics.surface import SurfaceDistances, surface_distances
@@ -26,7 +28,9 @@ __all__ = [
     "higher_is_better",
     "is_false_positive",
     "is_missed",
+    "largest_value",
     "penalized",
+    "share_diagonals",
     "surface_distances",
     "worst_group",
 ]

@@ -47,12 +47,38 @@ def _zero_overlap_without_distance(cases: pd.DataFrame) -> pd.Series:
     return (cases[overlaps] == 0).any(axis=1) & ~measured
 
 
-def penalized(cases: pd.DataFrame, metric: str) -> pd.Series:
+def largest_value(cases: pd.DataFrame, metric: str) -> float:
+    """Return the largest finite value of a metric; NaN without any."""
+    values = cases[metric].astype(float)
+    return float(values[np.isfinite(values)].max())
+
+
+def share_diagonals(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return both tables with one `diagonal_mm` per case, so that a failure costs the same in both.
+
+    A case that only one table gives a diagonal takes it in both; where they differ, the larger one. Tables without the
+    column stay without it.
+    """
+    known = [t[["case_id", "diagonal_mm"]] for t in (first, second) if "diagonal_mm" in t.columns]
+    if not known:
+        return first, second
+    of_case = pd.concat(known).astype({"diagonal_mm": float}).groupby("case_id")["diagonal_mm"].max()
+    shared_first, shared_second = (t.assign(diagonal_mm=t["case_id"].map(of_case)) for t in (first, second))
+    return shared_first, shared_second
+
+
+def penalized(cases: pd.DataFrame, metric: str, largest_mm: float | None = None) -> pd.Series:
     """Return the metric per row with failures counted: what verdicts, worst groups and checkpoint rules use.
 
     Missed structures and false positives get 0 for dice and nsd, and the image diagonal (`diagonal_mm`) as distance.
     Both masks empty stays NaN: the structure is not in scope. Without `diagonal_mm` (tables of other software) the
     largest finite distance of this metric in the table stands for it, which is milder.
+
+    Args:
+        cases: a cases table.
+        metric: one of its columns.
+        largest_mm: what stands for an unknown diagonal. Give one value to tables that are compared (`largest_value` of
+            them all): each one's own would make the same failure cost more in one of them.
 
     Raises:
         KeyError: if the table has no such metric.
@@ -63,7 +89,7 @@ def penalized(cases: pd.DataFrame, metric: str) -> pd.Series:
     failed = is_missed(cases) | is_false_positive(cases)
     if higher_is_better(metric):
         return values.mask(failed, 0.0)
-    largest = float(values.max()) if values.notna().any() else float("nan")
+    largest = float(values.max()) if largest_mm is None else largest_mm
     penalty = pd.Series(largest, index=cases.index)
     if "diagonal_mm" in cases.columns:
         penalty = cases["diagonal_mm"].astype(float).fillna(largest)

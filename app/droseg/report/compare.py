@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from droseg.errors import InputError
-from droseg.metrics import OVERLAP_METRICS, higher_is_better, penalized
+from droseg.metrics import OVERLAP_METRICS, higher_is_better, largest_value, penalized, share_diagonals
 from droseg.report.subgroups import MEAN, bootstrap_means, by_structure, iterate_groups, stream
 
 Verdict = Literal["helped", "hurt", "inconclusive"]
@@ -71,7 +71,8 @@ def compare_runs(
     """Return the paired differences (run minus baseline) of the penalized values, per group, structure and metric.
 
     A pair is a case and structure with a value in both runs. structure=mean pairs the cases' means over structures, as
-    verdicts use them: a false positive that is gone takes its 0 out of the mean.
+    verdicts use them: a false positive that is gone takes its 0 out of the mean. A failure costs the same in both runs:
+    the diagonal of the case that either table gives, else the largest finite distance of both.
     Means, tails and worst values are those of the paired cases, so that both runs are judged on the same ones. `tail`
     is the 10th percentile of a score and the 90th of a distance. `ci_low, ci_high`: 95 % bootstrap of the mean
     difference over patients, NaN for fewer than 5. Groups are those of the run. `verdict`: see `verdict`.
@@ -114,8 +115,10 @@ def verdict(difference: float, low: float, high: float, metric: str, min_effect:
 def _pairs(cases: pd.DataFrame, baseline: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """Return the rows of the run that the baseline has too, with the penalized values of both."""
     keys = ["case_id", "structure"]
-    values = {f"{m}_run": penalized(cases, m) for m in metrics}
-    theirs = baseline[keys].assign(**{f"{m}_base": penalized(baseline, m) for m in metrics})
+    cases, baseline = share_diagonals(cases, baseline)
+    largest = {m: float(np.fmax(largest_value(cases, m), largest_value(baseline, m))) for m in metrics}
+    values = {f"{m}_run": penalized(cases, m, largest[m]) for m in metrics}
+    theirs = baseline[keys].assign(**{f"{m}_base": penalized(baseline, m, largest[m]) for m in metrics})
     pairs = cases.drop(columns=list(metrics)).assign(**values).merge(theirs, on=keys, how="inner")
     if pairs.empty:
         shown = [", ".join(map(repr, t["case_id"].unique()[:3])) for t in (cases, baseline)]

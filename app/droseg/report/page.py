@@ -253,6 +253,8 @@ def _how(evidence: Evidence, notes: Sequence[str], num_bootstrap: int, seed: int
     diagonal = "the diagonal of the image"
     if "diagonal_mm" not in evidence.cases.columns:
         diagonal = "the largest finite distance of that metric in the table, which has no column diagonal_mm"
+        if evidence.baseline is not None:
+            diagonal += " (in the comparison: in both tables, so that a failure costs the same in both)"
     facts = [
         (
             "Metrics",

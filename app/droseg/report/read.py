@@ -33,6 +33,35 @@ def read_cases(
 ) -> pd.DataFrame:
     """Return a cases table (see `droseg.metrics.groups`); several files are several seeds and are averaged per case.
 
+    For the arguments see `read_seeds`. Two sides that are to be compared: `read_seeds` of each, then `average_sides`.
+    """
+    return average_seeds(
+        read_seeds(
+            paths,
+            case_column=case_column,
+            patient_column=patient_column,
+            structure_column=structure_column,
+            metrics=metrics,
+            axes=axes,
+            where=where,
+            percent=percent,
+        )
+    )
+
+
+def read_seeds(
+    paths: Sequence[PathLike],
+    *,
+    case_column: str = "case_id",
+    patient_column: str | None = None,
+    structure_column: str = "structure",
+    metrics: Mapping[str, str] | None = None,
+    axes: Sequence[str] | None = None,
+    where: Sequence[tuple[str, str]] = (),
+    percent: bool = False,
+) -> pd.DataFrame:
+    """Return the cases tables of several trainings one below the other, told apart by the column `seed`.
+
     Args:
         paths: CSV files, one row per case and structure; separated by commas, semicolons or tabs.
         case_column: column of the case.
@@ -62,11 +91,9 @@ def read_cases(
         if set(table.columns) != set(tables[0].columns):
             odd = sorted(set(table.columns) ^ set(tables[0].columns))
             raise InputError(f"{path}: columns {odd} are not in both this file and {paths[0]}; give files of one kind.")
-    if len(tables) == 1:
-        return tables[0]
     merged = pd.concat([t.assign(**{SEED: i}) for i, t in enumerate(tables)], ignore_index=True)
     _check_groups(merged, table_axes, f"{len(paths)} files")
-    return average_seeds(merged)
+    return merged
 
 
 def _read_text_table(path: Path) -> pd.DataFrame:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import pandas as pd
 
-from droseg.metrics import COLUMNS, METRICS, penalized
+from droseg.metrics import COLUMNS, METRICS, largest_value, penalized, share_diagonals
 
 SEED = "seed"
 """Column that tells the trainings of one side apart, until `average_seeds`."""
@@ -23,17 +26,28 @@ def table_metrics(cases: pd.DataFrame) -> list[str]:
     return [m for m in METRICS if m in floats] + others
 
 
-def average_seeds(cases: pd.DataFrame) -> pd.DataFrame:
+def average_sides(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return `average_seeds` of the two sides of a comparison, in which a failure costs the same on both sides."""
+    first, second = share_diagonals(first, second)
+    shared = [m for m in table_metrics(first) if m in second.columns]
+    largest = {m: float(np.fmax(largest_value(first, m), largest_value(second, m))) for m in shared}
+    return average_seeds(first, largest), average_seeds(second, largest)
+
+
+def average_seeds(cases: pd.DataFrame, largest_mm: Mapping[str, float] | None = None) -> pd.DataFrame:
     """Return one row per case and structure: means over the rows of several trainings (column `seed`).
 
     A failure in some of the seeds enters the mean with its penalized value; a distance stays undefined only if every
-    seed failed. `volume_pred_ml` is the mean, hence 0 only if every seed missed the structure.
+    seed failed. `volume_pred_ml` is the mean, hence 0 only if every seed missed the structure. A single training stays
+    as it is. `largest_mm`: see `penalized`, per metric.
     """
+    if cases[SEED].nunique() == 1:
+        return cases.drop(columns=SEED)
     metrics = table_metrics(cases)
     keys = ["case_id", "structure"]
     values = cases.copy()
     for metric in metrics:
-        values[metric] = penalized(cases, metric)
+        values[metric] = penalized(cases, metric, (largest_mm or {}).get(metric))
     numbers = [*metrics, *(c for c in ("volume_ref_ml", "volume_pred_ml", "diagonal_mm") if c in cases.columns)]
     grouped = values.groupby(keys, sort=False)
     result = grouped.first().drop(columns=[*numbers, SEED]).join(grouped[numbers].mean()).reset_index()

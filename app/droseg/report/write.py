@@ -12,6 +12,7 @@ import pandas as pd
 
 from droseg.data.datalist import Datalist
 from droseg.errors import InputError
+from droseg.metrics import share_diagonals
 from droseg.report.compare import compare_runs
 from droseg.report.page import report_page
 from droseg.report.pictures import structure_colors, worst_case_pictures
@@ -70,6 +71,8 @@ def write_report(
     Raises:
         InputError: if the folder cannot be written, a column is missing or the runs have nothing in common.
     """
+    if baseline is not None:
+        cases, baseline = share_diagonals(cases, baseline)
     axes = group_axes(cases) if axes is None else list(axes)
     metrics = _common_metrics(cases, baseline) if metrics is None else list(metrics)
     for column in [*axes, *metrics]:
