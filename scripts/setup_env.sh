@@ -69,6 +69,12 @@ pip_install() { # pip with one line of progress; everything it says is in the lo
 
 if [[ "$venv" == active ]]; then
     python -c 'import droseg' 2>/dev/null || fail "DROSEG_VENV=active, but the active Python has no droseg: pip install -e '.[all]'"
+    case ",$extras," in
+        *,all,* | *,dev,*) # what the tests import; environment.yml has what droseg itself needs
+            python -c 'import jsonschema, pytest, xdist' 2>/dev/null ||
+                fail "DROSEG_VENV=active, but the active Python has no pytest, pytest-xdist or jsonschema, which the tests" \
+                    "need: pip install -e '.[all]'" ;;
+    esac
     say "using the active environment, $(python -c 'import sys; print(sys.prefix)')."
     exit 0
 fi
