@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from nibabel.affines import voxel_sizes
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from droseg.data.datalist import Case, Datalist
+from droseg.data.volumes import VolumeError, read_volume
 from droseg.errors import DrosegError
 from droseg.metrics import higher_is_better, penalized
 from droseg.metrics.groups import case_values
@@ -106,7 +106,7 @@ def _draw(
     pred = on_reference_grid(raw, pred_affine, label.shape, affine)
     if pred is None:
         raise DrosegError(f"{pred_path} lies on another grid than the reference.")
-    image = _read_image(case.images[0], label.shape)
+    image, caption_image = _read_image(case.images[0], label.shape, affine)
     volumes, affine = _to_ras([image, label, pred], affine)
     axis, index = _slice_of(volumes[1], volumes[2], datalist.structures.get(structure, ()), affine)
     spacing = np.delete(voxel_sizes(affine), axis)
@@ -115,7 +115,7 @@ def _draw(
     gray = _upright(_window(planes[0], volumes[0]), spacing, order=1)
     reference, prediction = (_upright(p, spacing, order=0) for p in planes[1:])
     colors = structure_colors(datalist)
-    panels = [("image", _rgb(gray))]
+    panels = [(caption_image, _rgb(gray))]
     for caption, labels in (("reference", reference), ("prediction", prediction)):
         panels.append((caption, _overlay(gray, labels, datalist, colors, structure)))
     center = (np.asarray(volumes[1].shape) - 1) / 2
@@ -125,15 +125,17 @@ def _draw(
     return where, tuple((caption, _data_uri(panel)) for caption, panel in panels)
 
 
-def _read_image(path: Path, shape: Sequence[int]) -> NDArray[np.float32]:
-    """Return the first channel, or zeros where the image is no file that nibabel reads on the label's grid."""
+def _read_image(path: Path, shape: Sequence[int], affine: NDArray[np.float64]) -> tuple[NDArray[np.float32], str]:
+    """Return the first channel on the label's grid and its caption; zeros where that cannot be."""
+    nothing = np.zeros(tuple(shape), dtype=np.float32)
     try:
-        image: Any = nib.load(path)
-        array = np.asarray(image.dataobj, dtype=np.float32)
-    except Exception:  # DICOM folders, damaged files: the labels alone still say where it went wrong
-        return np.zeros(tuple(shape), dtype=np.float32)
-    array = array.reshape(*array.shape[:3], -1)[..., 0]
-    return np.nan_to_num(array) if array.shape == tuple(shape) else np.zeros(tuple(shape), dtype=np.float32)
+        volume = read_volume(path)
+    except VolumeError:
+        return nothing, "image (cannot be read)"
+    array = on_reference_grid(volume.array[0], volume.affine, shape, affine)
+    if array is None:
+        return nothing, "image (on another grid than the reference)"
+    return np.nan_to_num(array.astype(np.float32)), "image"
 
 
 def _to_ras(
