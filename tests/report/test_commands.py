@@ -168,6 +168,12 @@ def test_report_reads_tables_of_other_software(tmp_path, capsys):
         (["--metric", "dice"], "--metric dice"),
         (["--where", "anatomy"], "--where anatomy"),
         (["--min-effect", "dice=small"], "not a number"),
+        (["--min-effect", "dicee=3"], "no metric dicee"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--bootstrap", "-5"], "--bootstrap is -5"),
+        (["--pictures", "-3"], "--pictures is -3"),
+        (["--pred", "nopred"], "nopred: no such folder"),
+        *((["--group-by", own], f"cannot group by {own}") for own in ("case_id", "dice", "structure", "diagonal_mm")),
     ],
 )
 def test_arguments_that_cannot_be_used_are_errors(make_cases, write_csv, tmp_path, capsys, arguments, message):
@@ -187,3 +193,12 @@ def test_cases_of_one_run_only_are_listed(make_cases, write_csv, tmp_path, capsy
     code = main(["report", str(run), "--baseline", str(baseline), "--out", str(tmp_path / "out"), "--bootstrap", "50"])
     assert code == 0
     assert "only in run, not compared: c05" in capsys.readouterr().out
+
+
+def test_a_picture_that_cannot_be_drawn_is_said(cohort, tmp_path, capsys):
+    pred = tmp_path / "pred"
+    assert evaluate(tmp_path, "--pred", str(pred)) == 0
+    (pred / "c0_seg.nii.gz").unlink()
+    table = str(tmp_path / "eval" / "case_metrics.csv")
+    assert main(["report", table, "--datalist", str(cohort.path), "--pred", str(pred), "--out", str(tmp_path)]) == 0
+    assert "note: no picture of c0: no prediction in" in capsys.readouterr().err

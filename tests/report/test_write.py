@@ -1,8 +1,12 @@
 """report.html: self-contained, escaped, complete, and true to the numbers."""
 
+import base64
+import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -158,3 +162,76 @@ def test_worst_cases_are_shown_as_three_panels(cohort, tmp_path):
     assert "axial slice" in text  # the slices are 3 mm thick along S
     assert f"No picture: no prediction in {tmp_path / 'pred'}" in text
     assert report.html.stat().st_size < 5e6
+
+
+@pytest.mark.parametrize(
+    ("values", "groups"),
+    [
+        ([63, 71], ["63", "71"]),
+        ([0.0, 1.0], ["0", "1"]),
+        ([1.5, 3.0], ["1.5", "3"]),
+        ([True, False], ["False", "True"]),
+        ([1.0, np.nan], ["1"]),
+    ],
+)
+def test_groups_that_are_no_text_are_groups_all_the_same(make_cases, tmp_path, values, groups):
+    cases = make_cases()
+    cases["age"] = [values[0] if anatomy == "rare" else values[1] for anatomy in cases["anatomy"]]
+    report, page = write(cases, tmp_path, axes=["age"], baseline=cases)
+    subgroups = report.evidence.subgroups
+    assert subgroups.loc[subgroups["axis"] == "age", "group"].unique().tolist() == groups
+    assert "worst on age = " in words(page)
+    assert "age" not in report.evidence.metrics
+
+
+@pytest.mark.parametrize("axis", ["case_id", "structure", "dice", "volume_ref_ml"])
+def test_own_columns_are_no_groups(make_cases, tmp_path, axis):
+    with pytest.raises(InputError, match=f"cannot group by {axis}"):
+        write_report(make_cases(), tmp_path, axes=[axis])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "seed"),
+        ({"num_bootstrap": -5}, "bootstrap"),
+        ({"num_pictures": -3}, "pictures"),
+        ({"min_effect": {"dicee": 3.0}}, "no metric dicee"),
+        ({"pred_dir": "nopred"}, "nopred: no such folder"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(make_cases, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        write_report(make_cases(), tmp_path, **options)
+
+
+def panel_of(page, number):
+    source = [value for tag, name, value in page.attributes if tag == "img" and name == "src"][number]
+    return plt.imread(io.BytesIO(base64.b64decode(source.split(",")[1])), format="png")
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_images_that_nibabel_cannot_read_are_not_black(cohort, tmp_path, suffix):
+    itk = pytest.importorskip("itk")
+    cases = score_cases(cohort, "testing", tmp_path / "pred")
+    of_nifti = panel_of(write(cases, tmp_path / "a", datalist=cohort, pred_dir=tmp_path / "pred")[1], 0)
+    sections = {}
+    for name, members in cohort.sections.items():
+        for case in members:
+            itk.imwrite(itk.imread(str(case.images[0])), str(case.images[0].parent / (case.case_id + suffix)))
+        sections[name] = tuple(
+            replace(case, images=(case.images[0].parent / (case.case_id + suffix),)) for case in members
+        )
+    other = replace(cohort, sections=sections)
+    _, page = write(cases, tmp_path / "b", datalist=other, pred_dir=tmp_path / "pred")
+    assert of_nifti[..., :3].max() > 0.1
+    np.testing.assert_array_equal(panel_of(page, 0), of_nifti)
+
+
+def test_an_image_that_cannot_be_shown_says_why(cohort, tmp_path):
+    cases = score_cases(cohort, "testing", tmp_path / "pred")
+    (tmp_path / "images/c0.nii.gz").write_bytes(b"damaged")
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / "images/c1.nii.gz")
+    _, page = write(cases, tmp_path / "out", datalist=cohort, pred_dir=tmp_path / "pred")
+    assert "image (cannot be read)" in words(page)
+    assert "image (on another grid than the reference)" in words(page)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         "where": [_pair(text, "=", "--where") for text in args.where],
         "percent": args.percent,
     }
+    if args.pred is not None and not args.pred.is_dir():  # said before the tables are read
+        raise InputError(f"--pred {args.pred}: no such folder; give the folder of the predictions.")
     cases, baseline = read_seeds(args.cases, axes=args.group_by, **options), None
     if args.baseline:
         # The groups are those of the run, so the baseline needs none.
@@ -100,6 +103,9 @@ def run(args: argparse.Namespace) -> int:
         for ids, side in ((evidence.comparison.only_run, name), (evidence.comparison.only_baseline, baseline_name)):
             if ids:
                 print(f"only in {side}, not compared: {', '.join(ids)}")
+    for picture in report.pictures:
+        if picture.problem:
+            print(f"note: no picture of {picture.case_id}: {picture.problem}", file=sys.stderr)
     print(f"\n{report.html}")
     return 0
 

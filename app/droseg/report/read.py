@@ -12,7 +12,7 @@ import pandas as pd
 
 from droseg.errors import InputError
 from droseg.metrics import COLUMNS, METRICS, OVERLAP_METRICS
-from droseg.report.seeds import SEED, average_seeds, group_axes
+from droseg.report.seeds import SEED, average_seeds, group_axes, refuse_own_columns
 
 PathLike = str | os.PathLike[str]
 
@@ -162,6 +162,8 @@ def _own_names(
         own_file = {"case_id", "patient_id", "structure", *_VOLUMES} <= set(raw.columns)
         used = {*columns.values(), *metrics.values(), *COLUMNS, "diagonal_mm"}
         axes = [c for c in raw.columns if own_file and c not in used]
+    else:
+        refuse_own_columns(axes, {*columns.values(), *metrics, *metrics.values()}, source=f"{path}: ")
     for column in axes:
         _need(raw, column, path, "Correct --group-by.")
 

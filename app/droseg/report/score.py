@@ -100,7 +100,7 @@ def score_section(
         files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
         found = {case.case_id: find_prediction(files, case.case_id) for case in cases}
     else:
-        cases = [case for case in cases if case.case_id in predictions]
+        cases = tuple(case for case in cases if case.case_id in predictions)
         found = {case.case_id: predictions[case.case_id] for case in cases}
     score = partial(
         _score_case,

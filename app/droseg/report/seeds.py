@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from droseg.errors import InputError
 from droseg.metrics import COLUMNS, METRICS, largest_value, penalized, share_diagonals
+from droseg.metrics.groups import ALL
 
 SEED = "seed"
 """Column that tells the trainings of one side apart, until `average_seeds`."""
 _OWN_COLUMNS = (*COLUMNS, "diagonal_mm", SEED)
+
+
+def refuse_own_columns(axes: Sequence[str], others: Iterable[str] = (), *, source: str = "") -> None:
+    """Refuse to group by what a cases table is made of: a case, a structure or a value is no group of cases.
+
+    Raises:
+        InputError: if an axis is one of droseg's own columns, or of `others`.
+    """
+    own = [axis for axis in axes if axis in {*_OWN_COLUMNS, ALL, *others}]
+    if own:
+        raise InputError(
+            f"{source}cannot group by {', '.join(own)}: no group of cases; give --group-by another column."
+        )
 
 
 def group_axes(cases: pd.DataFrame) -> list[str]:
