@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from droseg.cli import main
+from droseg.cli import main, parse_arguments, predict
+from droseg.errors import WeightsError
 
 MakeBundle = Callable[..., Path]
 Plant = Callable[..., tuple[np.ndarray, np.ndarray]]
@@ -89,6 +90,18 @@ def test_no_input_is_code_2_and_missing_weights_code_3(
     message = capsys.readouterr().err
     assert message.startswith("droseg: error: ")
     assert "droseg train run --datalist" in message
+
+
+def test_the_container_without_weights_says_how_to_mount_a_run(
+    make_bundle: MakeBundle, tmp_path: Path, plant: Plant, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_bundle()
+    (run / "models" / "model.pt").unlink()
+    path = save(tmp_path / "scan.nii.gz", plant()[0])
+    out = tmp_path / "output"
+    monkeypatch.setattr(predict, "CONTAINER_OUTPUT", str(out))  # /output itself can be made by root only
+    with pytest.raises(WeightsError, match=r":/bundle:ro -e DROSEG_BUNDLE=/bundle before IMAGE"):
+        predict.run(parse_arguments(["predict", str(path), "--bundle", str(run), "--out", str(out)]))
 
 
 def test_debug_shows_where_a_case_failed_and_goes_on(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from droseg.errors import InputError
+from droseg.errors import InputError, WeightsError
 
 if TYPE_CHECKING:
     from droseg.inference import CaseResult
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 CONTAINER_LINE = (
     'docker run --rm --network none -u "$(id -u):$(id -g)" -v "$PWD/in":/input:ro -v "$PWD/out":/output IMAGE'
 )
+OWN_RUN = '-v "$PWD/run":/bundle:ro -e DROSEG_BUNDLE=/bundle'
+CONTAINER_OUTPUT = "/output"
 BUNDLE_VARIABLE = "DROSEG_BUNDLE"
 
 
@@ -27,7 +29,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         help="segment new images",
         description="Segment images, each on its own grid: OUT/NAME_seg.nii.gz, and OUT/predict.json with what became "
         "of each. A bad image does not stop the rest; running again skips what is done. Not a medical device.",
-        epilog=f"In a container: {CONTAINER_LINE}",
+        epilog=f"In a container: {CONTAINER_LINE} (with your own training run: {OWN_RUN} before IMAGE)",
     )
     parser.add_argument(
         "inputs",
@@ -84,7 +86,12 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"{error}\nTo run the container: {CONTAINER_LINE}") from error
         raise
     out = writable_folder(args.out)  # said before the weights load
-    predictor = Predictor(args.bundle, args.device, args.precision)
+    try:
+        predictor = Predictor(args.bundle, args.device, args.precision)
+    except WeightsError as error:
+        if args.out == CONTAINER_OUTPUT:
+            raise WeightsError(f"{error}\nTo give the container a training run: {OWN_RUN} before IMAGE") from error
+        raise
     started = time.monotonic()
     with tqdm(total=len(cases), desc="predict", unit="case", file=sys.stderr, disable=None) as bar:
 
