@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import pickle
 from collections.abc import Callable
@@ -150,13 +151,17 @@ def test_missing_weights_say_how_to_train_them(make_bundle: MakeBundle) -> None:
     assert str(bundle / "models" / "model.pt") in str(caught.value)
 
 
-def test_a_run_without_weights_yet_is_to_be_continued(make_bundle: MakeBundle) -> None:
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [("running", r"the same `droseg train` command again: it continues"), ("finished", r"again with --restart")],
+)
+def test_a_run_without_weights_says_how_to_go_on_with_it(make_bundle: MakeBundle, status: str, remedy: str) -> None:
     run = make_bundle("my_run")
     (run / "models" / "model.pt").unlink()
-    (run / "run.json").write_text('{"status": "running", "epoch": 1}')
-    with pytest.raises(WeightsError, match=r"the same `droseg train` command again: it continues") as caught:
+    (run / "run.json").write_text(json.dumps({"status": status, "epoch": 1}))
+    with pytest.raises(WeightsError, match=remedy) as caught:
         Predictor(run)
-    assert str(run) in str(caught.value)
+    assert f"The training in {run}" in str(caught.value)
     assert "droseg train my_run" not in str(caught.value)  # a run is no bundle to train anew
 
 

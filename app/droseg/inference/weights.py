@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from droseg.engine.run_folder import RunFolder
+from droseg.engine.run_folder import FINISHED, RunFolder
 from droseg.errors import WeightsError
 
 
@@ -25,14 +25,21 @@ def weights_file(path: str | Path) -> str:
     found = "is an empty file" if path.is_file() else "does not exist"
     folder = path.resolve().parents[1] if path.parent.name == "models" else None
     if folder is not None and RunFolder(folder).status_file.is_file():
-        raise WeightsError(
-            f"weights {path}: the file {found}. The training in {folder} has chosen no network yet; it does so after "
-            "a validation and at its end. Wait for it, or give the same `droseg train` command again: it continues."
-        )
+        raise WeightsError(f"weights {path}: the file {found}. {_how_to_go_on(RunFolder(folder))}")
     bundle = folder.name if folder is not None else "BUNDLE"
     raise WeightsError(
         f"weights {path}: the file {found}. "
         f"Train them: droseg train {bundle} --datalist DATALIST.json --out RUN; then give --bundle RUN."
+    )
+
+
+def _how_to_go_on(run: RunFolder) -> str:
+    """Return why a run folder may have no weights, and what to do about it."""
+    if run.status().get("status") == FINISHED:
+        return f"The training in {run.path} is finished: copy the file again, or train again with --restart."
+    return (
+        f"The training in {run.path} has chosen no network yet; it does so after a validation and at its end. "
+        "Wait for it, or give the same `droseg train` command again: it continues."
     )
 
 
