@@ -10,7 +10,7 @@ from ignite.engine import Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from droseg.handlers import TensorBoardHandler, tensorboard_line
-from droseg.handlers.overlays import PALETTE, overlay_planes
+from droseg.handlers.overlays import overlay_planes
 
 SETTINGS = {"objective": "hardness", "target_ess": 0.7, "seed": 0, "ignored": None}
 EVERYTHING = {"scalars": 0, "images": 0, "histograms": 0, "tensors": 0}
@@ -137,7 +137,7 @@ def test_an_overlay_colors_structures_and_leaves_the_rest_gray():
     side = picture.shape[1] // 3  # three planes by three square tiles
     assert picture.shape == (3, 3 * side, 3 * side)
     colors = {tuple(color) for color in picture.reshape(3, -1).T.tolist()}
-    assert {tuple(PALETTE[0].astype(int)), tuple(PALETTE[1].astype(int))} <= colors
+    assert {(0x56, 0xB4, 0xE9), (0xE6, 0x9F, 0x00)} <= colors  # sky blue, orange: the first two of Okabe and Ito
     colored = picture.max(axis=0) != picture.min(axis=0)
     seen = [
         [bool(colored[r * side : (r + 1) * side, c * side : (c + 1) * side].any()) for c in range(3)] for r in range(3)

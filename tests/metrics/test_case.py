@@ -1,7 +1,5 @@
 """Case metrics against hand geometry, a float64 brute force and MONAI's functions of the same definition."""
 
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -208,13 +206,11 @@ def test_batch_and_channel_axes_are_refused():
 
 
 @pytest.mark.real_data
-def test_eight_tissues_of_a_fetal_brain_take_about_a_second(real_data):
+def test_eight_tissues_of_a_fetal_brain_agree_with_monai(real_data):
     import nibabel
 
     paths = [real_data / f"fetal_atlas/neurotypical/ga{week}/label.nii.gz" for week in (34, 35)]
     label, pred = (np.asarray(nibabel.load(p).dataobj).astype(np.uint8) for p in paths)
-    start = time.perf_counter()
     table = case_metrics(pred, label, {i: str(i) for i in range(1, 9)}, (0.8, 0.8, 0.8))
-    assert time.perf_counter() - start < 3.0  # measured 0.3 s on one core; the rest is for a busy machine
     for metric, expected in monai_metrics(pred, label, 8, (0.8, 0.8, 0.8), 1.0).items():
         np.testing.assert_allclose(table[metric], expected, rtol=1e-5)

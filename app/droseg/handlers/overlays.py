@@ -5,20 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-# Okabe and Ito 2008: told apart by color-blind people too; repeats after eight structures.
-PALETTE = np.array(
-    [
-        [230, 159, 0],
-        [86, 180, 233],
-        [0, 158, 115],
-        [240, 228, 66],
-        [0, 114, 178],
-        [213, 94, 0],
-        [204, 121, 167],
-        [153, 153, 153],
-    ],
-    dtype=np.float32,
-)
+from droseg.colors import PALETTE
+
+_RGB = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in PALETTE], dtype=np.float32)
 
 
 def overlay_planes(
@@ -55,6 +44,6 @@ def _square(tile: NDArray[np.float32], side: int) -> NDArray[np.float32]:
 
 def _colored(base: NDArray[np.float32], labels: NDArray[np.integer], opacity: float) -> NDArray[np.float32]:
     labels = np.asarray(labels).astype(int)
-    color = PALETTE[(labels - 1) % len(PALETTE)]
+    color = _RGB[(labels - 1) % len(_RGB)]
     mixed = (1 - opacity) * base + opacity * color
     return np.where((labels > 0)[..., None], mixed, base).astype(np.float32)

@@ -17,6 +17,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from droseg.colors import PALETTE
 from droseg.data.datalist import Case, Datalist
 from droseg.data.volumes import VolumeError, read_volume
 from droseg.errors import DrosegError
@@ -24,10 +25,6 @@ from droseg.metrics import higher_is_better, penalized
 from droseg.metrics.groups import case_values
 from droseg.report.score import find_prediction, on_reference_grid, read_labels
 
-# Told apart with any color vision (Okabe and Ito 2008, Tol 2021); repeats after ten structures.
-PALETTE = (
-    "#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2", "#AA4499", "#DDCC77", "#88CCEE",
-)  # fmt: skip
 _SIZE = 300  # pixels of the longer side
 _MARGIN_MM = 8.0
 _PLANES = ("sagittal", "coronal", "axial")
