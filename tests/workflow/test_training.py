@@ -336,3 +336,11 @@ def test_a_patch_that_the_strides_do_not_divide_is_said_with_one_that_fits(
 ) -> None:
     assert train(cohort, tmp_path / "run", roi_size=[15, 16, 16]) == 2
     assert "multiples of 2, for example [16, 16, 16]" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback_and_the_next_call_does_not(cohort: Path, tmp_path: Path) -> None:
+    line = ["train", "hippocampus_mri", "--datalist", str(cohort), "--out", str(tmp_path / "run"), *words()]
+    with pytest.raises(RuntimeError, match="Failed to evaluate"):
+        main(["--debug", *line, "learning_rate=fast"])
+    with pytest.raises(SystemExit, match="2"):
+        main([*line, "learning_rate=fast"])

@@ -46,8 +46,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job and return the exit code: 0 only if all of it worked."""
     args = parse_arguments(argv)
-    if args.debug:
-        logging.getLogger("droseg").setLevel(logging.DEBUG)
+    # Set either way: a former call of this process may have been a --debug one.
+    logging.getLogger("droseg").setLevel(logging.DEBUG if args.debug else logging.NOTSET)
     try:
         return int(args.run(args))
     except DrosegError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Draw:
     """Updates of the history before this draw; what came since is the lag."""
 
 
-class _RecordingBatchSampler(Sampler[list[int]]):
+class _RecordingBatchSampler(Sampler[list[int]], ABC):
     """Draws lazily, one global batch at a time, in the main process, and remembers what is not yet used.
 
     A batch sampler by construction: as a `sampler=` without replacement every epoch would visit every case exactly
@@ -67,9 +68,9 @@ class _RecordingBatchSampler(Sampler[list[int]]):
         per_rank = self.batch_size // self.world_size
         return list(draw.indices[self.rank * per_rank : (self.rank + 1) * per_rank])
 
+    @abstractmethod
     def draw(self) -> Draw:
         """Draw one global batch."""
-        raise NotImplementedError
 
     def _record(self, indices: list[int], probability: list[float]) -> Draw:
         history = self.history
