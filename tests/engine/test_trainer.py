@@ -186,6 +186,7 @@ def test_one_seed_gives_one_training(trainer_factory):
 def test_the_per_case_loss_also_serves_monais_own_trainer(network_factory, items):
     # The loss is MONAI's where nobody keeps the single values: a bundle can be trained by either trainer.
     network = network_factory()
+    before = [parameter.detach().clone() for parameter in network.parameters()]
     SupervisedTrainer(
         device=torch.device("cpu"),
         max_epochs=1,
@@ -194,3 +195,6 @@ def test_the_per_case_loss_also_serves_monais_own_trainer(network_factory, items
         optimizer=torch.optim.SGD(network.parameters(), lr=0.05),
         loss_function=PerCaseDiceCELoss(),
     ).run()
+    after = [parameter.detach() for parameter in network.parameters()]
+    assert all(torch.isfinite(parameter).all() for parameter in after)
+    assert any(not torch.equal(*pair) for pair in zip(before, after, strict=True))

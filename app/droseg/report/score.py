@@ -19,13 +19,12 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from droseg.data.datalist import Case, Datalist
+from droseg.data.volumes import GRID_TOLERANCE
 from droseg.errors import DrosegError
 from droseg.metrics import COLUMNS, case_metrics
 
 ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
 SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".hdr", ".img", *ITK_SUFFIXES)
-GRID_TOLERANCE = 0.05
-"""Two grids are the same if no corner voxel lies further apart than this share of the smallest voxel edge."""
 
 OnCase = Callable[[str], None]
 

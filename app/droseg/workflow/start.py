@@ -56,7 +56,10 @@ def start_training() -> None:
     except DrosegError as error:
         plan = _say(error)
     # SystemExit is no Exception, which MONAI would wrap in "Failed to evaluate ConfigExpression".
-    if (exit_code := agree(plan if isinstance(plan, int) else None)) is not None or isinstance(plan, int):
+    exit_code = agree(plan if isinstance(plan, int) else None)
+    if isinstance(plan, int):
+        raise SystemExit(plan if exit_code is None else exit_code)  # only this rank failed: its own code, never 0
+    if exit_code is not None:
         raise SystemExit(exit_code)
     try:
         # All components now: a setting out of its range is said before anything is replaced.
