@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,14 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from droseg.sampling import HardnessWeightedBatchSampler, HistoryMismatchError, LossHistory, hardness_probabilities
+from droseg.sampling import (
+    HardnessWeightedBatchSampler,
+    HistoryMismatchError,
+    LossHistory,
+    RecordingBatchSampler,
+    ShuffledBatchSampler,
+    hardness_probabilities,
+)
 
 CASES = ("anna", "ben", "cleo", "dora")
 
@@ -84,7 +93,7 @@ def test_probabilities_are_scipys_softmax(beta: float, spread: float):
     probability = history.probabilities(beta)
     assert probability.dtype == torch.float64
     assert float(probability.sum()) == pytest.approx(1.0, abs=1e-12)
-    np.testing.assert_allclose(probability.numpy(), softmax(beta * losses), rtol=1e-12)
+    np.testing.assert_allclose(probability.numpy(), softmax(beta * (losses - losses.max())), rtol=1e-12)
 
 
 def test_probabilities_of_losses_far_apart_do_not_overflow():
@@ -162,3 +171,83 @@ def test_history_and_tree_keep_at_most_40_bytes_per_case():
     finally:
         tracemalloc.stop()
     assert kept <= 40 * size + 10_000
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mix": 0.1},
+        {"cap": 0.9, "trim": 0.05, "max_age": 1},
+        {"divergence": "chi2", "rho": 0.5, "max_age": 1},
+        {"divergence": "cvar", "alpha": 0.3, "mix": 0.1, "max_age": 1},
+    ],
+    ids=["kl", "mix", "limits and age", "chi2", "cvar"],
+)
+def test_every_variant_keeps_at_most_40_bytes_per_case_with_all_cases_overdue(options):
+    size = 50_000
+    history, kept = traced(
+        lambda history: HardnessWeightedBatchSampler(history, num_batches=size, batch_size=2, **options), size
+    )
+    assert kept - sys.getsizeof(history.case_ids) <= 40 * size + 20_000
+
+
+def test_shuffled_passes_keep_at_most_40_bytes_per_case_too():
+    history, kept = traced(lambda history: ShuffledBatchSampler(history, num_batches=50_000, batch_size=2), 50_000)
+    assert kept - sys.getsizeof(history.case_ids) <= 40 * 50_000 + 20_000
+
+
+def traced(make: Callable[[LossHistory], RecordingBatchSampler], size: int) -> tuple[LossHistory, int]:
+    """Return a history of this size and the bytes that it and its sampler keep in the middle of an epoch."""
+    case_ids = [f"case{i}" for i in range(size)]
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        history = LossHistory(case_ids)
+        sampler = make(history)
+        history.num_updates = 10 * size
+        batches = iter(sampler)
+        for _ in range(20):
+            history.update(next(batches), [1.0, 2.0])
+        return history, tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_measurement_without_training_replaces_the_loss_and_is_no_visit():
+    history = LossHistory(CASES, momentum=0.5)
+    history.update([1], [2.0])
+    sampler = HardnessWeightedBatchSampler(history, 3.0)
+    assert sorted(history.replace([0, 1, 1, 3], [1.0, 0.5, 1.5, float("nan")])) == [0, 1]
+    assert history.loss.tolist() == [1.0, 1.0, 4.0, 4.0], "as it is, without momentum; the mean of repeats"
+    assert history.visits.tolist() == [0, 1, 0, 0]
+    assert history.age.tolist() == [1, 0, 1, 1]
+    np.testing.assert_allclose(sampler.probabilities(), softmax(3.0 * history.loss), rtol=1e-12)
+
+
+def test_a_history_is_carried_over_for_the_cases_that_remain(caplog: pytest.LogCaptureFixture):
+    history = LossHistory(CASES)
+    history.update([0, 1, 3], [0.1, 0.2, 0.3])
+    other = LossHistory(("dora", "emil", "ben"), initial_loss=9.0)
+    sampler = HardnessWeightedBatchSampler(other, 2.0)
+    with caplog.at_level(logging.WARNING):
+        other.load_state_dict(history.state_dict(), carry_over=True)
+    assert other.loss.tolist() == [0.3, 9.0, 0.2]
+    assert other.visits.tolist() == [1, 0, 1]
+    assert "2 cases taken over, 1 new ones, 2 gone" in caplog.text
+    np.testing.assert_allclose(sampler.probabilities(), softmax(2.0 * other.loss), rtol=1e-12)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.3, 0.9])
+def test_a_history_is_the_moving_average_of_thousands_of_updates_in_numpy(momentum: float):
+    rng, history = np.random.default_rng(0), LossHistory([str(i) for i in range(40)], momentum=momentum)
+    expected, visits = np.full(40, 4.0), np.zeros(40)
+    for _ in range(2000):
+        rows = rng.integers(0, 40, 5)  # with repeats
+        losses = rng.gamma(2.0, 1.0, 5)
+        for row in set(rows.tolist()):
+            expected[row] = momentum * expected[row] + (1 - momentum) * losses[rows == row].mean()
+            visits[row] += 1
+        history.update(rows, losses)
+    np.testing.assert_allclose(history.loss, expected, rtol=1e-12)
+    np.testing.assert_array_equal(history.visits, visits)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from droseg.errors import DrosegError
+from droseg.sampling.divergences import LARGEST, check_beta
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class LossHistory:
             raise ValueError(f"case_ids repeat {repeated[:5]}; every case needs a name of its own.")
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum is {momentum}; it must be >= 0 and < 1 (0 keeps the newest loss only).")
-        if not np.isfinite(initial_loss):
+        if not abs(initial_loss) <= LARGEST:
             raise ValueError(f"initial_loss is {initial_loss}; it must be a finite number.")
         self.initial_loss, self.momentum = float(initial_loss), float(momentum)
         self.loss = np.full(len(self.case_ids), self.initial_loss)
@@ -60,6 +61,11 @@ class LossHistory:
         return len(self.case_ids)
 
     @property
+    def nbytes(self) -> int:
+        """Memory of losses, visits and last updates: 16 bytes per case."""
+        return int(self.loss.nbytes + self.visits.nbytes + self.last_update.nbytes)
+
+    @property
     def age(self) -> np.ndarray:
         """Updates since each case was last visited (or since the start), shape (N,)."""
         return self.num_updates - self.last_update.astype(np.int64)
@@ -72,12 +78,21 @@ class LossHistory:
         """Put new losses in; return the indices that changed.
 
         Several losses of one case (patches, replacement, ranks) are averaged first: one visit, one momentum step.
-        A case whose loss is not finite keeps its previous one and is named in a warning.
+        A case whose loss is not finite, or beyond 1e100, keeps its previous one and is named in a warning.
 
         Raises:
             ValueError: if the lengths differ or an index is no whole number.
             IndexError: if an index is outside the history.
         """
+        collected = self._collect(indices, losses)
+        with self.lock:
+            self.num_updates += 1
+            changed = [index for index, values in collected.items() if self._visit(index, sum(values) / len(values))]
+            for listener in self._listeners:
+                listener(changed)
+        return changed
+
+    def _collect(self, indices: Indices, losses: Losses) -> dict[int, list[float]]:
         index_list = [_whole(index) for index in _to_list(indices)]
         loss_list = [float(loss) for loss in _to_list(losses)]
         if len(index_list) != len(loss_list):
@@ -87,23 +102,41 @@ class LossHistory:
             if not 0 <= index < len(self):
                 raise IndexError(f"index {index} is outside the history of {len(self)} cases.")
             collected.setdefault(index, []).append(loss)
-        with self.lock:
-            self.num_updates += 1
-            changed = [index for index, values in collected.items() if self._visit(index, sum(values) / len(values))]
-            for listener in self._listeners:
-                listener(changed)
-        return changed
+        return collected
+
+    def _is_finite(self, index: int, loss: float) -> bool:
+        if abs(loss) <= LARGEST:  # False for NaN too
+            return True
+        logger.warning("%s: loss is %s; its previous loss %.4g stays.", self.case_ids[index], loss, self.loss[index])
+        return False
 
     def _visit(self, index: int, loss: float) -> bool:
-        if not np.isfinite(loss):
-            logger.warning(
-                "%s: loss is %s; its previous loss %.4g stays.", self.case_ids[index], loss, self.loss[index]
-            )
+        if not self._is_finite(index, loss):
             return False
         self.loss[index] = self.momentum * self.loss[index] + (1.0 - self.momentum) * loss
         self.visits[index] += 1
         self.last_update[index] = self.num_updates
         return True
+
+    def replace(self, indices: Indices, losses: Losses) -> list[int]:
+        """Put in measurements that are no visits, such as whole volumes without augmentation; return what changed.
+
+        The loss is taken as it is, without momentum; age and visit count stay, since nothing was trained.
+
+        Raises:
+            ValueError, IndexError: as `update`.
+        """
+        collected = self._collect(indices, losses)
+        with self.lock:
+            changed = []
+            for index, values in collected.items():
+                loss = sum(values) / len(values)
+                if self._is_finite(index, loss):
+                    self.loss[index] = loss
+                    changed.append(index)
+            for listener in self._listeners:
+                listener(changed)
+        return changed
 
     def probabilities(self, beta: float) -> Tensor:
         """Return softmax(beta * stale loss), shape (N,), float64: the probability of drawing each case."""
@@ -119,27 +152,40 @@ class LossHistory:
             "num_updates": self.num_updates,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], carry_over: bool = False) -> None:
         """Take over a saved history.
 
+        Args:
+            state: of `state_dict`.
+            carry_over: whether a history of other cases is taken over for the cases that remain; new cases keep the
+                initial loss, and those that are gone are forgotten.
         Raises:
-            HistoryMismatchError: if it was made from other cases or another order of them.
+            HistoryMismatchError: if it was made from other cases or another order of them, without `carry_over`.
         """
-        saved = tuple(state["case_ids"])
-        if saved != self.case_ids:
+        saved = {case_id: row for row, case_id in enumerate(state["case_ids"])}
+        if tuple(saved) != self.case_ids and not carry_over:
             gone, new = sorted(set(saved) - set(self.case_ids)), sorted(set(self.case_ids) - set(saved))
             detail = f"gone: {gone[:5]}, new: {new[:5]}" if gone or new else "the same cases in another order"
             raise HistoryMismatchError(
                 f"the saved loss history has {len(saved)} cases, the training list {len(self)} ({detail}). "
-                "Train with the datalist that the run was started with, or into a new folder."
+                "Train with the datalist that the run was started with, or into a new folder; "
+                "carry_over_history takes over the cases that remain."
             )
+        kept = [index for index, case_id in enumerate(self.case_ids) if case_id in saved]
+        rows = torch.tensor([saved[self.case_ids[index]] for index in kept], dtype=torch.long)
         with self.lock:
-            self.loss[:] = state["loss"].numpy()
-            self.visits[:] = state["visits"].numpy()
-            self.last_update[:] = state["last_update"].numpy()
+            for own, name in ((self.loss, "loss"), (self.visits, "visits"), (self.last_update, "last_update")):
+                own[kept] = state[name][rows].numpy()
             self.num_updates = int(state["num_updates"])
             for listener in self._listeners:
                 listener(None)
+        if len(kept) < len(self) or len(saved) > len(kept):
+            logger.warning(
+                "loss history: %d cases taken over, %d new ones, %d gone.",
+                len(kept),
+                len(self) - len(kept),
+                len(saved) - len(kept),
+            )
 
 
 def hardness_probabilities(stale_loss: Tensor, beta: float) -> Tensor:
@@ -152,18 +198,8 @@ def hardness_probabilities(stale_loss: Tensor, beta: float) -> Tensor:
         ValueError: if beta is negative or not finite.
     """
     check_beta(beta)
-    return torch.softmax(beta * stale_loss.to(torch.float64), dim=0)
-
-
-def check_beta(beta: float) -> float:
-    """Return beta as a float.
-
-    Raises:
-        ValueError: if it is negative or not finite.
-    """
-    if not np.isfinite(beta) or beta < 0:
-        raise ValueError(f"beta is {beta}; it must be a number >= 0 (0 gives uniform sampling).")
-    return float(beta)
+    loss = stale_loss.to(torch.float64)
+    return torch.softmax(beta * (loss - loss.max()), dim=0)
 
 
 def _to_list(values: Any) -> list[Any]:
