@@ -14,6 +14,9 @@ from droseg.objectives import OBJECTIVES, Objective, build_objective
 from droseg.sampling import effective_sample_size
 
 CASES = ("a", "b", "c", "d")
+GROUPS = tuple({"anatomy": anatomy} for anatomy in ("typical", "rare", "typical", "rare"))
+DRAWING_ONLY = ("erm", "hardness", "two_level", "group_balanced", "jtt")
+"""Objectives that act by their draws alone unless asked for more."""
 
 
 def hardness(**options) -> Objective:
@@ -53,8 +56,8 @@ def test_importance_weights_are_clipped_and_the_clipped_share_is_reported():
     objective.update([0, 1, 2, 3], [1.0, 1.0, 1.0, 1.0])
     weights = weigh(objective, {0: 5.0, 1: 0.0, 2: 1.01, 3: 1e6})
     assert [weights[index] for index in range(4)] == pytest.approx([10.0, 0.1, math.e, 10.0], rel=1e-5)
-    assert objective.epoch_completed()["clipped_weights"] == 0.75
-    assert "clipped_weights" not in objective.epoch_completed()
+    assert objective.epoch_completed(1)["clipped_weights"] == 0.75
+    assert "clipped_weights" not in objective.epoch_completed(1)
 
 
 def test_importance_weights_use_the_loss_at_draw_time():
@@ -76,19 +79,20 @@ def test_patches_of_one_case_share_the_weight_of_their_mean_loss():
     assert weights.tolist() == pytest.approx([math.exp(2.0 * 0.3)] * 2, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", DRAWING_ONLY)
 def test_all_weights_are_1_unless_asked_for(name: str):
-    objective = build_objective(name, CASES, batch_size=4, num_batches=10)
+    objective = build_objective(name, CASES, batch_size=4, num_batches=10, groups=GROUPS)
     objective.update([0, 1, 2, 3], [1.0, 1.0, 1.0, 1.0])
-    assert set(weigh(objective, {0: 5.0, 1: 0.0, 2: 1.0, 3: 2.0}).values()) == {1.0}
+    batch = next(iter(objective.sampler))
+    assert set(objective.weights(batch, torch.tensor([5.0, 0.0, 1.0, 2.0])).tolist()) == {1.0}
 
 
 def test_a_target_is_solved_only_once_every_case_was_visited():
     objective = hardness(target_ess=0.5, beta=7.0)
     objective.update([0, 1, 2], [0.1, 0.2, 0.3])
-    assert objective.epoch_completed() == {"beta": 7.0}
+    assert objective.epoch_completed(1)["beta"] == 7.0
     objective.update([3], [0.4])
-    beta = objective.epoch_completed()["beta"]
+    beta = objective.epoch_completed(1)["beta"]
     assert beta == objective.beta != 7.0
     assert effective_sample_size(objective.history.probabilities(beta)) == pytest.approx(2.0)
     draw = objective.sampler.draw()
@@ -98,7 +102,7 @@ def test_a_target_is_solved_only_once_every_case_was_visited():
 def test_a_hand_set_beta_stays():
     objective = hardness(beta=7.0)
     objective.update([0, 1, 2, 3], [0.1, 0.2, 0.3, 0.4])
-    assert objective.epoch_completed() == {"beta": 7.0}
+    assert objective.epoch_completed(1)["beta"] == 7.0
 
 
 def test_erm_and_beta_zero_draw_every_case_with_one_probability():
@@ -114,21 +118,65 @@ def test_erm_keeps_the_losses_of_its_cases_too():
     assert objective.history.loss.tolist() == [4.0, 0.5, 4.0, 0.25]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_state_passes_through_a_file_and_continues_identically(name: str, tmp_path: Path):
-    def make(seed: int) -> Objective:
-        return build_objective(name, CASES, batch_size=2, num_batches=10, seed=seed, beta=3.0, target_ess=0.6)
+def train(objective: Objective, epochs: range) -> list[tuple[list[int], list[float]]]:
+    """Train as the trainer does, with losses that depend on nothing but the cases and the step."""
+    steps = []
+    for epoch in epochs:
+        for batch in objective.sampler:
+            draw = objective.begin_batch(batch)
+            cases = list(draw.indices)
+            losses = np.random.default_rng([objective.history.num_updates, *cases]).random(len(cases))
+            weights = objective.weights(cases, torch.from_numpy(losses))
+            scale = objective.score_scale(cases, torch.from_numpy(losses))
+            objective.update(cases, losses.tolist())
+            steps.append((cases, [*weights.tolist(), *([] if scale is None else scale.tolist())]))
+        objective.epoch_completed(epoch)
+        objective.wants_restart = False  # what RestartHandler does
+    return steps
 
-    objective = make(0)
-    for batch in objective.sampler:
-        objective.begin_batch(batch)
-        objective.update(batch, np.random.default_rng(batch).random(2).tolist())
-    objective.epoch_completed()
+
+def any_objective(name: str, **options) -> Objective:
+    rivals = {"jtt": {"first_epochs": 2}, "group_dro": {"step_size": 0.5}, "febs": {"sampling": "uniform"}}
+    defaults = {"batch_size": 2, "num_batches": 10, "beta": 3.0, "target_ess": 0.6, "groups": GROUPS, "rivals": rivals}
+    return build_objective(name, CASES, **{**defaults, **options})
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("saved_after", [1, 2, 3])
+def test_state_passes_through_a_file_and_continues_identically(name: str, saved_after: int, tmp_path: Path):
+    expected = train(any_objective(name), range(1, 6))
+    objective = any_objective(name)
+    assert train(objective, range(1, saved_after + 1)) == expected[: 10 * saved_after]
     torch.save(objective.state_dict(), tmp_path / "state.pt")
-    other = make(99)
+    other = any_objective(name, seed=99)
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert other.beta == objective.beta
-    assert list(other.sampler) == list(objective.sampler)
+    assert other.risk() == objective.risk()
+    assert train(other, range(saved_after + 1, 6)) == expected[10 * saved_after :]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_rank_draws_the_same_global_batches_and_gives_the_same_weights(name: str):
+    alone = train(any_objective(name), range(1, 4))
+    for rank in range(2):
+        assert train(any_objective(name, rank=rank, world_size=2), range(1, 4)) == alone
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_probabilities_sum_to_1_and_risks_are_numbers(name: str):
+    objective = any_objective(name)
+    for _ in range(2):
+        assert float(objective.probabilities().sum()) == pytest.approx(1.0, abs=1e-12)
+        assert objective.probabilities().shape == (4,)
+        assert math.isfinite(objective.risk())
+        train(objective, range(1, 4))
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "erm"])
+def test_an_objective_is_not_erm(name: str):
+    # Either whom it draws or how it weights differs; else a comparison would compare ERM with itself.
+    erm, other = (train(any_objective(each), range(1, 6)) for each in ("erm", name))
+    assert [cases for cases, _ in erm] != [cases for cases, _ in other] or any(set(w) != {1.0} for _, w in other)
 
 
 def test_the_state_of_another_objective_is_refused():
@@ -140,7 +188,13 @@ def test_the_state_of_another_objective_is_refused():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("hardnes", {}, "objective is 'hardnes'; choose one of erm, hardness"),
+        (
+            "hardnes",
+            {},
+            "objective is 'hardnes'; choose one of erm, hardness, two_level, group_dro, group_balanced, jtt",
+        ),
+        ("erm", {"rivals": {"dro": {}}}, "rivals has settings of 'dro', which is no objective; there are erm"),
+        ("erm", {"rivals": {"rgd": {"tua": 1}}}, "objective rgd has no setting tua; it has tau, normalize"),
         ("hardness", {"beta": -1.0}, "objective hardness: beta is -1.0"),
         ("hardness", {"target_ess": 0.0}, "target_ess is 0.0"),
         ("hardness", {"target_ess": 2.0}, "target_ess is 2.0"),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from droseg.objectives.base import Objective
-from droseg.sampling import LossHistory, ShuffledBatchSampler
+from droseg.objectives.base import Objective, Setting
 
 
 class ERM(Objective):
@@ -11,13 +10,5 @@ class ERM(Objective):
 
     name = "erm"
 
-    def __init__(
-        self,
-        history: LossHistory,
-        batch_size: int,
-        num_batches: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        super().__init__(history, ShuffledBatchSampler(history, batch_size, num_batches, seed, rank, world_size))
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting.history, setting.shuffled())
