@@ -10,6 +10,7 @@ import torch
 from monai.data import DataLoader, Dataset
 from monai.networks.nets import UNet
 
+from droseg.data import SeededDataset
 from droseg.engine import DROTrainer
 from droseg.handlers import HardnessHandler
 from droseg.losses import PerCaseDiceCELoss
@@ -59,7 +60,7 @@ def make_trainer(
     return DROTrainer(
         device=torch.device("cpu"),
         max_epochs=epochs,
-        train_data_loader=DataLoader(dataset, batch_sampler=built.sampler, num_workers=num_workers),
+        train_data_loader=DataLoader(SeededDataset(dataset), batch_sampler=built.sampler, num_workers=num_workers),
         network=network,
         optimizer=torch.optim.SGD(network.parameters(), lr=learning_rate),
         loss_function=PerCaseDiceCELoss() if loss_function is None else loss_function,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -145,6 +146,38 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_network(trainer_fa
         trainer.run()
     assert all(torch.isfinite(parameter).all() for parameter in trainer.network.parameters())
     assert trainer.objective.history.visits[5] == 0
+
+
+def test_a_step_with_a_loss_that_is_not_finite_is_left_out_on_request(trainer_factory, items, caplog):
+    items[5]["image"] = torch.full_like(items[5]["image"], float("nan"))
+    trainer = trainer_factory("erm", items=items, epochs=2)  # two passes over the eight cases
+    trainer.on_nonfinite = "skip"
+    weights = []
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def remember() -> None:
+        drawn = trainer.state.batch["index"].tolist()
+        weights.append((5 in drawn, torch.cat([p.detach().flatten() for p in trainer.network.parameters()])))
+
+    with caplog.at_level("WARNING"):
+        trainer.run()
+    changed = [not torch.equal(before[1], after[1]) for before, after in itertools.pairwise(weights)]
+    assert changed == [not with_case_5 for with_case_5, _ in weights[1:]]
+    assert torch.isfinite(weights[-1][1]).all()
+    assert trainer.objective.history.visits[5] == 0
+    assert trainer.objective.history.loss[5] == 4.0
+    assert trainer.objective.history.visits.sum() == 14
+    assert "is left out: the loss of case5 is not finite" in caplog.text
+
+
+def test_a_case_that_is_never_finite_cannot_fill_the_training_with_steps_left_out(trainer_factory, items):
+    items[5]["image"] = torch.full_like(items[5]["image"], float("nan"))
+    trainer = trainer_factory(items=items, epochs=20, beta=20.0)  # its initial loss of 4 draws it into every batch
+    trainer.on_nonfinite = "skip"
+    with pytest.raises(DrosegError, match=r"the loss of case5 was not finite in 10 steps.*take it out of the datalist"):
+        trainer.run()
+    assert trainer.state.iteration < 20
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.network.parameters())
 
 
 def test_meta_tensors_are_trained_like_tensors(trainer_factory, items):

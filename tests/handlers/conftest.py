@@ -17,10 +17,10 @@ from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import AsDiscreted, RandFlipd, RandGaussianNoised
 from monai.transforms import Compose as MonaiCompose
 
-from droseg.data import Case
+from droseg.data import Case, LagBoundedDataLoader, SeededDataset
 from droseg.engine import DROTrainer
 from droseg.engine.run_folder import RunFolder
-from droseg.handlers import CaseMetricsHandler, HardnessHandler, RunCheckpoint
+from droseg.handlers import CaseMetricsHandler, HardnessHandler, RestartHandler, RunCheckpoint
 from droseg.losses import PerCaseDiceCELoss
 from droseg.objectives import Objective, build_objective
 
@@ -70,18 +70,24 @@ def make_run(
     *,
     objective: str = "hardness",
     epochs: int = 4,
+    cases: Sequence[str] = TRAINING,
     seed: int = 0,
     select: str = "val_dice/worst_group",
     interval: int = 1,
+    val_interval: int = 1,
     num_workers: int = 0,
+    max_lag: int = 8,
+    minutes: float | None = None,
+    wrap: Callable[[torch.nn.Module], torch.nn.Module] = lambda network: network,
     more_handlers: Callable[[RunFolder, Objective, SupervisedEvaluator], Sequence[Any]] = lambda *_: (),
     **options: Any,
 ) -> Run:
     torch.manual_seed(seed)
     folder = RunFolder(path)
     network = UNet(3, 1, 3, channels=(4, 8), strides=(2,), norm=("INSTANCE", {"affine": True}), dropout=0.1)
+    network = wrap(network)
     options = {"batch_size": 2, "num_batches": 4, "beta": 5.0, "target_ess": 0.7, "seed": seed, **options}
-    built = build_objective(objective, TRAINING, **options)
+    built = build_objective(objective, cases, **options)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.03)
     schedule = WarmupCosineSchedule(optimizer, warmup_steps=3, t_total=4 * epochs)
     metrics = CaseMetricsHandler(VALIDATION, {"small": 1, "large": 2}, metrics=("dice", "hd95_mm"))
@@ -92,14 +98,15 @@ def make_run(
         postprocessing=AsDiscreted("pred", argmax=True),
         val_handlers=[metrics],
     )
-    state = {"optimizer": optimizer, "lr_scheduler": schedule, "objective": built}
-    checkpoint = RunCheckpoint(folder, network, state, validator, select, interval)
+    restart = RestartHandler(built, network, optimizer, schedule)
+    state = {"optimizer": optimizer, "lr_scheduler": schedule, "objective": built, "restart_handler": restart}
+    checkpoint = RunCheckpoint(folder, network, state, validator, select, interval, minutes)
     augment = MonaiCompose([RandFlipd(["image", "label"], prob=0.5), RandGaussianNoised("image", prob=1.0)])
     trainer = DROTrainer(
         device=torch.device("cpu"),
         max_epochs=epochs,
-        train_data_loader=DataLoader(
-            Dataset(make_items(TRAINING, 0), augment), batch_sampler=built.sampler, num_workers=num_workers
+        train_data_loader=LagBoundedDataLoader(
+            SeededDataset(Dataset(make_items(cases, 0), augment)), built.sampler, num_workers, max_lag
         ),
         network=network,
         optimizer=optimizer,
@@ -108,7 +115,7 @@ def make_run(
         train_handlers=[
             LrScheduleHandler(schedule, epoch_level=False, print_lr=False),
             HardnessHandler(built),
-            ValidationHandler(interval=1, validator=validator),
+            ValidationHandler(interval=val_interval, validator=validator),
             *more_handlers(folder, built, validator),
             checkpoint,
         ],

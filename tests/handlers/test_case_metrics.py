@@ -14,8 +14,10 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import AsDiscreted
 
 from droseg.data import Case
+from droseg.data.items import own_share
 from droseg.handlers import CaseMetricsHandler
 from droseg.metrics import case_metrics
+from droseg.report import read_cases, write_report
 
 SPACING_MM = (0.8, 1.0, 3.0)
 SHAPE = (12, 10, 6)
@@ -144,6 +146,48 @@ def test_axes_and_metrics_can_be_chosen(tmp_path):
     assert metrics["test_dice/worst_group"] == pytest.approx((1.0 + 0.5) / 2)
     assert not any("anatomy" in name or "hd" in name for name in metrics)
     assert "hd95_mm" not in handler.table
+
+
+def test_every_group_value_is_the_one_of_the_reports_table(tmp_path):
+    axes = ["anatomy", "protocol", "anatomy*protocol"]
+    names = {"dice": ("dice", "dice_p10", "p10"), "hd95_mm": ("hd95_mm", "hd95_p90_mm", "p90")}
+    metrics, _ = evaluate(tmp_path, axes=axes, metrics=list(names))
+    cases = read_cases([tmp_path / "out" / "case_metrics.csv"], axes=["anatomy", "protocol"])
+    write_report(cases, tmp_path / "report", axes=axes, num_bootstrap=0)
+    expected = {}
+    for row in pd.read_csv(tmp_path / "report" / "subgroups_penalized.csv").to_dict("records"):
+        if row["structure"] == "mean":
+            group = "all" if row["axis"] == "all" else f"{row['axis']}={row['group']}"
+        elif row["axis"] == "all":
+            group = f"structure={row['structure']}"
+        else:
+            continue
+        mean, tail, column = names[row["metric"]]
+        expected |= {f"val_{mean}/{group}": row["mean"], f"val_{tail}/{group}": row[column]}
+    assert "val_dice_p10/anatomy*protocol=typical * y" in expected
+    found = {name: value for name, value in metrics.items() if not name.endswith("/worst_group")}
+    assert found == pytest.approx(expected, rel=1e-9)
+    groups = {name: value for name, value in found.items() if "=" in name and "structure=" not in name}
+    assert metrics["val_dice_p10/worst_group"] == min(value for name, value in groups.items() if "_p10/" in name)
+    assert metrics["val_hd95_p90_mm/worst_group"] == max(value for name, value in groups.items() if "_p90_" in name)
+
+
+def test_a_product_of_axes_is_no_column_of_the_table_on_disk(tmp_path):
+    evaluate(tmp_path, axes=["anatomy*protocol"], metrics=["dice"])
+    table = pd.read_csv(tmp_path / "out" / "case_metrics.csv")
+    assert [c for c in table.columns if "anatomy" in c or "protocol" in c] == ["anatomy", "protocol"]
+
+
+@pytest.mark.parametrize("num_cases", [1, 2, 5, 9])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_ranks_share_the_cases_evenly_and_none_stays_without(num_cases, ranks):
+    shares = [own_share(range(num_cases), rank, ranks) for rank in range(ranks)]
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 1  # MONAI's evaluator would skip an empty share, and the other ranks wait for it
+    assert {case for share in shares for case in share} == set(range(num_cases))
+    assert sum(sizes) == max(num_cases, ranks)
+    assert own_share([], 0, ranks) == []
 
 
 def test_without_groups_the_worst_group_is_all(tmp_path):

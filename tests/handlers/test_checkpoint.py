@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 
 import ignite.distributed as idist
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from droseg.errors import InputError
-from droseg.handlers import RunCheckpoint
+from droseg.errors import DrosegError, InputError
+from droseg.handlers import RunCheckpoint, TensorBoardHandler
+from droseg.sampling.history import HistoryMismatchError
 
 
 def keep_every_network(run) -> tuple[list[dict], list[float]]:
@@ -158,6 +161,209 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run_factory, tmp_pat
     assert resumed.checkpoint.best_value == whole.checkpoint.best_value
     assert resumed.checkpoint.best_epoch == whole.checkpoint.best_epoch
     assert same(load(resumed.folder.best_model), load(whole.folder.best_model))
+
+
+@pytest.mark.parametrize(("objective", "num_workers"), [("hardness", 2), ("erm", 0)])
+def test_from_any_step_a_run_goes_on_as_if_it_had_never_stopped(run_factory, tmp_path, objective, num_workers):
+    options = {"objective": objective, "num_workers": num_workers, "epochs": 3, "max_age": 1.0, "minutes": 0}
+    whole = run_factory(tmp_path / "whole", **options)
+    states, draws = {}, {}
+
+    def keep_draw(engine, run, kept) -> None:
+        kept[engine.state.iteration] = run.objective.current_draw
+
+    def keep_state(moment: str) -> None:
+        states[moment] = shutil.copy(whole.folder.checkpoint, tmp_path / f"{moment}.pt")
+
+    whole.trainer.add_event_handler(Events.ITERATION_COMPLETED, keep_draw, whole, draws)
+
+    @whole.trainer.on(Events.ITERATION_COMPLETED)
+    def after_a_step() -> None:
+        if whole.trainer.state.iteration % 4:
+            keep_state(f"step {whole.trainer.state.iteration}")
+
+    whole.validator.add_event_handler(Events.STARTED, lambda: keep_state(f"before validation {len(draws)}"))
+    whole.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: keep_state(f"after epoch {len(draws)}"))
+    whole.trainer.run()
+    assert len(states) == 9 + 3 + 3
+
+    for moment, file in states.items():
+        path = tmp_path / "part" / moment
+        (path / "models").mkdir(parents=True)
+        shutil.copy(file, path / "models/checkpoint.pt")
+        part = run_factory(path, seed=33, **options)
+        epochs, step = part.checkpoint.restore(part.trainer), part.trainer.state.iteration
+        assert (epochs, step) == (step // 4, int(moment.split()[-1]))
+
+        redrawn = {}
+        part.trainer.add_event_handler(Events.ITERATION_COMPLETED, keep_draw, part, redrawn)
+        part.trainer.run()
+        assert redrawn == {key: draw for key, draw in draws.items() if key > step}, moment
+        assert same(part.network.state_dict(), whole.network.state_dict()), moment
+        assert part.trainer.state.iteration == 12
+        assert (part.checkpoint.best_value, part.checkpoint.best_epoch) == (
+            whole.checkpoint.best_value,
+            whole.checkpoint.best_epoch,
+        )
+        if not moment.startswith("after epoch 12"):
+            assert without_times(part.trainer.state.metrics) == without_times(whole.trainer.state.metrics), moment
+
+
+def without_times(metrics: dict) -> dict:
+    return {name: value for name, value in metrics.items() if name != "sampler/epoch_s"}
+
+
+@pytest.mark.parametrize(("minutes", "expected"), [(None, [8]), (0, [1, 2, 3, 5, 6, 7, 8]), (60, [8])])
+def test_checkpoints_come_by_minutes_as_well_as_by_epochs(run_factory, tmp_path, minutes, expected):
+    run = run_factory(tmp_path, epochs=2, interval=2, minutes=minutes, select="last")
+    run.checkpoint.__init__(run.folder, run.network, run.checkpoint.state, None, interval=2, minutes=minutes)
+    written = []
+
+    @run.trainer.on(Events.ITERATION_COMPLETED | Events.EPOCH_COMPLETED)
+    def look() -> None:
+        if run.folder.checkpoint.exists():
+            written.append(load(run.folder.checkpoint)["trainer"]["iteration"])
+
+    run.trainer.run()
+    if minutes == 0:
+        expected = [1, 2, 3, 4, 5, 6, 7, 8]  # the step that ends an epoch is saved with the epoch's end
+    assert sorted(set(written)) == expected
+
+
+def test_no_checkpoint_falls_between_summed_up_gradients(run_factory, tmp_path):
+    def summing(path, **options):
+        run = run_factory(path, epochs=2, num_batches=6, minutes=0, **options)
+        run.trainer.accumulation_steps = 4
+        return run
+
+    whole, steps = summing(tmp_path), set()
+
+    @whole.trainer.on(Events.ITERATION_COMPLETED)
+    def keep() -> None:
+        if whole.folder.checkpoint.exists():
+            steps.add(load(whole.folder.checkpoint)["trainer"]["iteration"])
+        if whole.trainer.state.iteration == 10:
+            shutil.copytree(tmp_path, tmp_path.with_name("part"))
+
+    whole.trainer.run()
+    assert steps == {4, 6, 10}
+    part = summing(tmp_path.with_name("part"), seed=33)
+    part.checkpoint.restore(part.trainer)
+    part.trainer.run()
+    assert same(part.network.state_dict(), whole.network.state_dict())
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"no archive"])
+def test_a_damaged_checkpoint_is_said_to_be_one(run_factory, tmp_path, damage):
+    run_factory(tmp_path, epochs=1).trainer.run()
+    run = run_factory(tmp_path, epochs=2)
+    run.folder.checkpoint.write_bytes(damage(run.folder.checkpoint.read_bytes()))
+    with pytest.raises(DrosegError, match=r"checkpoint.pt cannot be read.*--restart"):
+        run.checkpoint.restore(run.trainer)
+
+
+def test_a_checkpoint_of_another_format_is_refused(run_factory, tmp_path):
+    run_factory(tmp_path, epochs=1).trainer.run()
+    run = run_factory(tmp_path, epochs=2)
+    torch.save({**load(run.folder.checkpoint), "format": 0}, run.folder.checkpoint)
+    with pytest.raises(DrosegError, match="format 0, expected 1"):
+        run.checkpoint.restore(run.trainer)
+
+
+@pytest.mark.parametrize("options", [{"interval": 0}, {"interval": 1.5}, {"minutes": -1}, {"minutes": math.nan}])
+def test_an_interval_out_of_its_range_is_refused(run_factory, tmp_path, options):
+    with pytest.raises(InputError, match=f"checkpoint_{next(iter(options))} is"):
+        run_factory(tmp_path, **options)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_other_cases_are_refused_and_carried_over_on_demand(run_factory, tmp_path, num_workers):
+    first = run_factory(tmp_path, epochs=2, minutes=0, num_workers=num_workers)
+    first.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=6), interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        first.trainer.run()
+    others = ("train5", "new", *(f"train{index}" for index in (0, 1, 2, 3, 7, 4)))
+    changed = run_factory(tmp_path, epochs=3, cases=others)
+    with pytest.raises(HistoryMismatchError, match=r"gone: \['train6'\], new: \['new'\].*carry_over_history"):
+        changed.checkpoint.restore(changed.trainer)
+
+    changed = run_factory(tmp_path, epochs=3, cases=others, num_workers=num_workers)
+    changed.checkpoint.carry_over_history = True
+    changed.checkpoint.restore(changed.trainer)
+    old, new = first.objective.history, changed.objective.history
+    for name in set(others) - {"new"}:
+        assert new.loss[new.case_ids.index(name)] == old.loss[old.case_ids.index(name)]
+        assert new.visits[new.case_ids.index(name)] == old.visits[old.case_ids.index(name)]
+    assert (new.loss[1], new.visits[1]) == (4.0, 0)
+    assert changed.checkpoint.best_epoch == 0, "the best value may be of other validation cases"
+    steps = []
+    changed.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda: steps.append((changed.trainer.state.epoch, changed.trainer.state.iteration))
+    )
+    changed.trainer.run()
+    assert steps == [(2, 7), (2, 8), *((3, step) for step in range(9, 13))]
+    assert not changed.objective.sampler.pending, "each epoch drew what it trained"
+    assert new.visits[1] > 0
+
+
+def test_the_history_of_another_run_is_taken_with_its_weights(run_factory, tmp_path):
+    first = run_factory(tmp_path / "first", epochs=2)
+    first.trainer.run()
+    second = run_factory(tmp_path / "second", epochs=2, seed=3)
+    second.checkpoint.init_from = tmp_path / "first"
+    second.checkpoint.restore(second.trainer)
+    assert second.objective.history.visits.sum() == 0, "only on demand"
+    second.checkpoint.carry_over_history = True
+    assert second.checkpoint.restore(second.trainer) == 0
+    assert second.objective.history.loss.tolist() == first.objective.history.loss.tolist()
+    assert second.objective.history.visits.tolist() == first.objective.history.visits.tolist()
+    for nothing in (None, tmp_path / "missing"):
+        second.checkpoint.init_from = nothing
+        with pytest.raises(InputError, match=r"is no run folder with a models/checkpoint\.pt"):
+            second.checkpoint.restore(second.trainer)
+
+
+def test_a_continued_run_says_that_it_does_not_start_from_other_weights(run_factory, tmp_path, caplog):
+    run_factory(tmp_path, epochs=1).trainer.run()
+    run = run_factory(tmp_path, epochs=2)
+    run.checkpoint.init_from = "other/model.pt"
+    with caplog.at_level("WARNING"):
+        run.checkpoint.restore(run.trainer)
+    assert "init_from is ignored" in caplog.text
+
+
+def test_what_people_see_survives_a_kill(run_factory, tmp_path):
+    def shown(folder, objective, validator):
+        return [TensorBoardHandler(folder, objective, validator, interval=1, hparams={"seed": 0})]
+
+    def scalars(tag: str) -> list:
+        return EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars(tag)
+
+    killed = run_factory(tmp_path, epochs=2, minutes=0, more_handlers=shown)
+    killed.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=6), interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        killed.trainer.run()
+    assert [event.step for event in scalars("train/loss")] == [1, 2, 3, 4, 5, 6], "as far as the checkpoint goes"
+    resumed = run_factory(tmp_path, epochs=2, more_handlers=shown)
+    resumed.checkpoint.restore(resumed.trainer)
+    assert resumed.trainer.state.best_values == killed.trainer.state.best_values
+    assert resumed.trainer.state.best_values["val_dice/all"] == pytest.approx(scalars("val_dice/all")[0].value)
+    resumed.trainer.run()
+    assert [event.step for event in scalars("train/loss")] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_another_number_of_ranks_gets_generators_of_its_own(run_factory, tmp_path, caplog):
+    run_factory(tmp_path, epochs=1).trainer.run()
+    run = run_factory(tmp_path, epochs=2)
+    saved = load(run.folder.checkpoint)
+    torch.save({**saved, "rng": saved["rng"] * 3}, run.folder.checkpoint)
+    with caplog.at_level("WARNING"):
+        assert run.checkpoint.restore(run.trainer) == 1
+    assert "saved by 3 ranks, continued by 1" in caplog.text
 
 
 def test_a_run_that_goes_on_for_more_epochs_follows_the_longer_schedule(run_factory, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import IterationEvents
 from scipy.special import logsumexp, softmax
 
 from droseg.handlers import HardnessHandler
@@ -121,3 +122,80 @@ def test_the_handler_is_what_closes_the_loop(run_factory, tmp_path):
     run.trainer.run()
     assert run.objective.history.num_updates == before + 4
     assert torch.as_tensor(run.objective.history.visits.astype(int)).sum() == 8
+
+
+@pytest.mark.parametrize(
+    ("num_cases", "options", "warned"),
+    [
+        (16, {"batch_size": 4}, False),
+        (15, {"batch_size": 4}, True),
+        (15, {"batch_size": 4, "world_size": 2}, True),  # the batch of all ranks counts
+        (15, {"batch_size": 4, "replacement": True}, False),
+        (15, {"batch_size": 4, "name": "erm"}, False),
+    ],
+)
+def test_a_global_batch_of_more_than_a_quarter_of_the_cases_is_warned_of(caplog, num_cases, options, warned):
+    name, case_ids = options.pop("name", "hardness"), [f"case{index}" for index in range(num_cases)]
+    objective = build_objective(name, case_ids, num_batches=1, **options)
+    engine = Engine(lambda engine, batch: None)
+    engine.register_events(*IterationEvents)
+    HardnessHandler(objective).attach(engine)
+    with caplog.at_level(logging.WARNING):
+        engine.fire_event(Events.STARTED)
+    assert ("batch_size is 4 over all ranks, 27 % of the 15 training cases" in caplog.text) == warned
+    assert ("Lower batch_size to 3 or less" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"divergence": "cvar", "alpha": 0.25, "max_age": 3}, {"divergence": "cvar", "alpha": 0.25, "mix": 0.5}],
+)
+def test_metrics_of_cvar_are_those_of_the_worst_fraction(options):
+    losses = np.random.default_rng(0).random(40)
+    objective = build_objective("hardness", [f"case{i}" for i in range(40)], batch_size=2, num_batches=1, **options)
+    objective.update(range(40), losses)
+    engine = Engine(lambda engine, batch: None)
+    HardnessHandler(objective, tail=0.1).epoch_completed(engine)
+    metrics, mix = engine.state.metrics, options.get("mix", 0.0)
+    probability = np.where(losses >= np.sort(losses)[-10], (1 - mix) / 10, 0.0) + mix / 40
+    assert metrics["sampler/max_probability"] == pytest.approx(probability.max())
+    assert metrics["sampler/ess_fraction"] == pytest.approx(1 / (probability**2).sum() / 40)
+    assert metrics["sampler/batch_share"] == pytest.approx(math.log(2 * probability.max()))
+    assert metrics["history/robust_risk"] == pytest.approx(np.sort(losses)[-10:].mean())
+    assert metrics["history/cvar_10"] == pytest.approx(np.sort(losses)[-4:].mean())
+    assert metrics["history/mean_loss"] == pytest.approx(losses.mean())
+    assert metrics["sampler/beta"] == 0.0
+    assert metrics["sampler/epoch_s"] > 0.0
+
+
+@pytest.mark.parametrize(
+    ("size", "share_the_weight", "batch_size", "collapses"),
+    [
+        (400, 19, 2, True),  # below 5 %
+        (400, 21, 2, False),
+        (100, 7, 2, True),  # below 4 batches
+        (100, 9, 2, False),
+        (20, 4, 4, True),  # of few cases, below a quarter
+        (20, 6, 4, False),
+    ],
+)
+def test_a_collapse_is_below_4_batches_or_5_percent_of_the_cases(caplog, size, share_the_weight, batch_size, collapses):
+    # k cases tie far above the others: the effective sample size is k.
+    losses = np.zeros(size)
+    losses[:share_the_weight] = 5.0
+    text = after_two_epochs(losses, caplog, beta=10.0, batch_size=batch_size)
+    assert ("the draws collapse" in text) == collapses
+    if collapses:
+        assert f"effective sample size {share_the_weight:.1f} of {size} cases; the hardest is case0" in text
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "said"),
+    [((0.05, 0.98), None), ((0.2, 0.98), "the draws collapse"), ((0.05, 0.1), "hardness changes next to nothing")],
+)
+def test_the_thresholds_of_the_warnings_can_be_set(thresholds, said, caplog):
+    objective = build_objective("hardness", [f"case{i}" for i in range(100)], batch_size=2, num_batches=1, beta=10.0)
+    objective.update(range(100), [5.0] * 15 + [0.0] * 85)  # an effective sample size of 15 %
+    with caplog.at_level(logging.WARNING):
+        HardnessHandler(objective, *thresholds).epoch_completed(Engine(lambda engine, batch: None))
+    assert (said in caplog.text) if said else caplog.text == ""

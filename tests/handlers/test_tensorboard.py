@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ignite.engine import Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from droseg.handlers import TensorBoardHandler, tensorboard_line
 from droseg.handlers.overlays import overlay_planes
@@ -54,6 +55,8 @@ def test_a_run_writes_one_event_file_with_all_that_is_promised(finished):
         "val_hd95_mm/all",
         "val_hd95_mm/worst_group",
         "val_hd95_mm/anatomy=rare",
+        "val_dice_p10/anatomy=rare",
+        "val_hd95_p90_mm/structure=large",
         "sampler/ess_fraction",
         "sampler/max_probability",
         "sampler/lag",
@@ -73,7 +76,13 @@ def test_the_values_are_those_of_the_engines(finished):
     events = read(finished)
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 13))
     assert [event.value for event in events.Scalars("train/learning_rate")] == pytest.approx(finished.rates, rel=1e-6)
-    for tag in ("val_dice/worst_group", "val_hd95_mm/anatomy=rare", "sampler/ess_fraction", "sampler/max_probability"):
+    for tag in (
+        "val_dice/worst_group",
+        "val_dice_p10/all",
+        "val_hd95_mm/anatomy=rare",
+        "sampler/ess_fraction",
+        "sampler/max_probability",
+    ):
         shown = events.Scalars(tag)
         assert [event.step for event in shown] == [4, 8, 12], "against the step of the training"
         assert [event.value for event in shown] == pytest.approx([v[tag] for v in finished.values], rel=1e-6), tag
@@ -106,6 +115,36 @@ def test_a_run_that_continues_hides_what_was_logged_after_its_checkpoint(run_fac
     resumed.checkpoint.restore(resumed.trainer)
     resumed.trainer.run()
     assert [event.step for event in read(resumed).Scalars("train/loss")] == list(range(1, 13))
+
+
+def layout(run) -> dict[str, list[str]]:
+    """Return the charts of each category in the last layout that the run wrote."""
+    content = read(run).Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0]
+    return {each.title: [chart.title for chart in each.chart] for each in Layout.FromString(content).category}
+
+
+def test_the_layout_has_a_category_for_each_axis_and_the_objectives_sampler(finished):
+    found = layout(finished)
+    assert list(found) == [
+        *("Groups of anatomy (validation, failures counted)", "Structures (validation, failures counted)", "Sampler")
+    ]
+    means_and_tails = ["Dice, mean", "Dice, 10th percentile", "HD95 (mm), mean", "HD95 (mm), 90th percentile"]
+    assert [list(charts) for charts in found.values()][:2] == [means_and_tails] * 2
+    assert {"Beta", "Effective sample size / N", "Loss history: mean, robust risk, CVaR"} <= set(found["Sampler"])
+
+
+def test_a_run_that_continues_keeps_its_groups_until_it_validates_again(run_factory, tmp_path):
+    options = {"epochs": 3, "val_interval": 2, "select": "last", "more_handlers": with_tensorboard}
+    first = run_factory(tmp_path, **options)
+    first.trainer.add_event_handler(Events.EPOCH_STARTED(once=3), first.trainer.terminate)
+    first.trainer.run()
+    before = layout(first)
+    assert any("anatomy" in title for title in before)
+    resumed = run_factory(tmp_path, **options)
+    assert resumed.checkpoint.restore(resumed.trainer) == 2
+    resumed.trainer.run()
+    assert "val_dice/all" not in resumed.validator.state.metrics, "the third epoch is not validated"
+    assert layout(resumed) == before
 
 
 def test_a_run_killed_before_its_first_checkpoint_leaves_no_trace_in_the_curves(run_factory, tmp_path):

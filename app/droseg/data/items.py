@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from droseg import keys
 from droseg.data.datalist import Case, Datalist
 from droseg.errors import DatalistError
+
+Item = TypeVar("Item")
 
 
 def case_item(case: Case, index: int) -> dict[str, Any]:
@@ -25,6 +28,17 @@ def case_item(case: Case, index: int) -> dict[str, Any]:
 def section_items(datalist: Datalist, section: str) -> list[dict[str, Any]]:
     """Return the items of a section; empty if there is no such section."""
     return [case_item(case, index) for index, case in enumerate(datalist.sections.get(section, ()))]
+
+
+def own_share(items: Sequence[Item], rank: int, world_size: int) -> list[Item]:
+    """Return the items that this process evaluates: every `world_size`-th, from `rank` on.
+
+    With fewer items than processes the last processes get one that another has too, since MONAI's evaluator skips an
+    empty data set and the others would wait for it forever; `CaseMetricsHandler` counts each case once.
+    """
+    if rank >= len(items) > 0:
+        return [items[rank % len(items)]]
+    return list(items[rank::world_size])
 
 
 def reference_items(datalist: Datalist, section: str) -> list[dict[str, Any]]:

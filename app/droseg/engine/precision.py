@@ -60,13 +60,13 @@ class AutocastInferer(Inferer):
         self.enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
 
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the network's output for `inputs`, shape (B, C, H, W, D), float32."""
+        """Return the network's output for `inputs`, shape (B, C, H, W, D), float32; deep supervision gives several."""
 
-        def predict(patch: Tensor, *more: Any, **named: Any) -> Tensor:
+        def predict(patch: Tensor, *more: Any, **named: Any) -> Any:
             plain = patch.as_tensor() if isinstance(patch, MetaTensor) else patch
             with torch.autocast(self.device_type, dtype=torch.bfloat16, enabled=self.enabled):
-                out: Tensor = network(plain.contiguous(memory_format=torch.channels_last_3d), *more, **named)
-            return out.float()
+                out = network(plain.contiguous(memory_format=torch.channels_last_3d), *more, **named)
+            return [each.float() for each in out] if isinstance(out, (list, tuple)) else out.float()
 
         result: Tensor = self.inferer(inputs, predict, *args, **kwargs)
         return result

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from ignite.engine import Engine, Events
-from monai.data.utils import set_rnd
-from monai.engines import SupervisedTrainer
+from ignite.engine import Engine, EventEnum, Events
+from monai.engines import IterationEvents, SupervisedTrainer
 from torch import Tensor
 
 from droseg import keys
+from droseg.data import LagBoundedDataLoader
+from droseg.engine.roles import gather_losses, rank, together
 from droseg.errors import DrosegError
+from droseg.losses.scaled import scaled_scores
 from droseg.objectives import Objective
 
 logger = logging.getLogger(__name__)
+
+NONFINITE_STEPS = 10
+"""Steps that are left out for one case before the training stops after all."""
+
+STOP, CHECKPOINT = 1, 2
+"""What a process can ask of all ranks, as bits."""
+
+
+class CheckpointEvents(EventEnum):
+    """What checkpoints and those who write or take long tell each other."""
+
+    CHECKPOINT_STARTED = "checkpoint_started"  # ignite tells events apart by this name, also from its own
+    """Before the state is saved: whoever writes a file of its own brings it up to this step, for a kill may follow."""
+    BETWEEN_CASES = "between_cases"
+    """Fired between the cases of long work at the end of an epoch: the training may be stopped there."""
 
 
 class DROTrainer(SupervisedTrainer):
@@ -26,69 +44,129 @@ class DROTrainer(SupervisedTrainer):
     case, shape (B,); the values are left in `engine.state.output["case_loss"]`, multiplied by the objective's
     importance weights (`"case_weight"`), and only then averaged by MONAI's own iteration, which is unchanged.
 
-    A loss that is not finite ends the training before its step: one such gradient makes every weight NaN.
+    A loss that is not finite ends the training before its step, since one such gradient makes every weight of the
+    network NaN; or the step is left out (`on_nonfinite="skip"`), the cases named, and their stale losses stay. A case
+    whose loss is never finite would keep its high initial one and fill the batches, so ten such steps end it too.
 
     Args:
         loss_function: (pred, label) -> (B,).
         objective: its `sampler` must be the `batch_sampler` of `train_data_loader`; the data set's items carry
             their row as `"index"`.
+        on_nonfinite: "stop" or "skip".
         kwargs: of `SupervisedTrainer`.
     """
 
     def __init__(
-        self, *, loss_function: Callable[[Tensor, Tensor], Tensor], objective: Objective, **kwargs: Any
+        self,
+        *,
+        loss_function: Callable[[Tensor, Tensor], Tensor],
+        objective: Objective,
+        on_nonfinite: Literal["stop", "skip"] = "stop",
+        **kwargs: Any,
     ) -> None:
-        self.case_loss_function, self.objective = loss_function, objective
+        if on_nonfinite not in ("stop", "skip"):
+            raise ValueError(f"on_nonfinite is {on_nonfinite!r}; choose stop or skip.")
+        self.case_loss_function, self.objective, self.on_nonfinite = loss_function, objective, on_nonfinite
+        self.step_losses: tuple[list[int], list[float]] = ([], [])
+        """Case indices and losses of the last global batch, in rank order, the same on every rank."""
+        self.stop_requested = self.stop_agreed = False
+        """Whether this process was asked to stop; whether all ranks know of it, after a step."""
+        self.checkpoint_requested = self.checkpoint_agreed = False
+        """Whether this process wants a checkpoint after the step; whether all ranks know of it."""
+        self.owes_epoch_end = False
+        """Whether the state was saved after the last step of an epoch and before what its end brings."""
+        self._skips_step = False
+        self._nonfinite_steps: Counter[str] = Counter()
+        kwargs["event_names"] = [*(kwargs.get("event_names") or ()), CheckpointEvents]
         super().__init__(loss_function=self._weighted_case_loss, decollate=kwargs.pop("decollate", False), **kwargs)
-        self.add_event_handler(Events.EPOCH_STARTED, self._seed_transforms)
         self.add_event_handler(Events.ITERATION_STARTED, self._begin_batch)
+        self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._drop_gradients)
 
     def run(self) -> None:  # type: ignore[override]
-        """Train up to `max_epochs`; after the last epoch there is nothing to do, where ignite would start over."""
-        if self.state.epoch and self.state.epoch >= (self.state.max_epochs or 0):
-            logger.info("all %d epochs are done; nothing to train.", self.state.epoch)
-            return
-        super().run()
+        """Train up to `max_epochs`; after the last epoch there is nothing to do, where ignite would start over.
 
-    def _seed_transforms(self) -> None:
-        """Seed the random transforms anew from torch's generator, as workers are seeded that start with an epoch.
-
-        Without workers the transforms live on in this process, with states that no checkpoint holds; torch's generator
-        is in the checkpoint, so that a resumed training sees the augmentations of an uninterrupted one.
+        If the end of an epoch is owed (its validation, say), it is made up for first.
         """
-        seed = int(torch.randint(2**31, ()).item())
-        if getattr(self.data_loader, "num_workers", None) == 0:
-            set_rnd(self.data_loader.dataset, seed + self.objective.sampler.rank)  # type: ignore[union-attr]
+        done = bool(self.state.epoch) and self.state.epoch >= (self.state.max_epochs or 0)
+        if done and not self.owes_epoch_end:
+            logger.info("all %d epochs are done; nothing to train.", self.state.epoch)
+        elif done:
+            self.fire_event(Events.STARTED)
+            self._end_owed_epoch()
+            self.fire_event(Events.COMPLETED)
+        else:
+            try:
+                with self.add_event_handler(Events.STARTED, self._end_owed_epoch):  # the last: all others are attached
+                    super().run()
+            finally:
+                if isinstance(self.data_loader, LagBoundedDataLoader):
+                    self.data_loader.end_workers()
+
+    def _end_owed_epoch(self) -> None:
+        if self.owes_epoch_end:
+            self.owes_epoch_end = False
+            self.fire_event(Events.EPOCH_COMPLETED)
+
+    def _iteration(self, engine: Any, batchdata: Any) -> dict[Any, Any]:
+        with together(f"step {self.state.iteration}", watched=False):  # the backward pass of several processes
+            return super()._iteration(engine, batchdata)
 
     @staticmethod
     def _begin_batch(engine: Engine) -> None:
         engine.objective.begin_batch(batch_indices(engine.state.batch))  # type: ignore[attr-defined]
 
-    def _weighted_case_loss(self, pred: Tensor, label: Tensor) -> Tensor:
+    def _weighted_case_loss(self, pred: Any, label: Tensor) -> Tensor:
         case_loss = self.case_loss_function(pred, label)
-        if case_loss.shape != pred.shape[:1]:
+        if case_loss.shape != label.shape[:1]:
             raise ValueError(
-                f"the loss function returned shape {tuple(case_loss.shape)} for a batch of {pred.shape[0]}; "
+                f"the loss function returned shape {tuple(case_loss.shape)} for a batch of {label.shape[0]}; "
                 "robust training needs one loss per case, e.g. droseg.losses.PerCaseDiceCELoss."
             )
-        indices = batch_indices(self.state.batch)
-        self._check_finite(case_loss.detach(), indices)
-        weight = self.objective.weights(indices, case_loss.detach())
+        own = batch_indices(self.state.batch)
+        requests = STOP * self.stop_requested + CHECKPOINT * self.checkpoint_requested
+        indices, losses, agreed = gather_losses(own, case_loss, requests)
+        self.stop_agreed, self.checkpoint_agreed = bool(agreed & STOP), bool(agreed & CHECKPOINT)
+        self.step_losses = (indices, losses.tolist())
+        self._check_finite()
+        weight = self.objective.weights(indices, losses)
+        scale = self.objective.score_scale(indices, losses)
+        mine = slice(rank() * len(own), (rank() + 1) * len(own))
         self.state.output[keys.CASE_LOSS] = case_loss.detach()
-        self.state.output[keys.CASE_WEIGHT] = weight
-        return weight * case_loss
+        self.state.output[keys.CASE_WEIGHT] = weight[mine]
+        if scale is not None:
+            with scaled_scores(self.case_loss_function, scale[mine]):
+                case_loss = self.case_loss_function(pred, label)
+        return weight[mine] * case_loss
 
-    def _check_finite(self, case_loss: Tensor, indices: list[int]) -> None:
-        finite = torch.isfinite(case_loss).tolist()
-        if all(finite) or self.scaler is not None:  # a gradient scaler leaves such steps out by itself
-            return
+    def _check_finite(self) -> None:
+        """Stop, or mark the step to be left out: the same on every rank, since all know all losses."""
+        indices, losses = self.step_losses
         names = self.objective.history.case_ids
-        bad = sorted({names[index] for index, good in zip(indices, finite, strict=True) if not good})
+        bad = sorted({names[index] for index, loss in zip(indices, losses, strict=True) if not math.isfinite(loss)})
+        self._skips_step = bool(bad)
+        if not bad or self.scaler is not None:  # a gradient scaler leaves such steps out by itself
+            return
+        self._nonfinite_steps.update(bad)
+        worst, times = self._nonfinite_steps.most_common(1)[0]
+        if self.on_nonfinite == "skip" and times < NONFINITE_STEPS:
+            logger.warning("step %d is left out: the loss of %s is not finite.", self.state.iteration, ", ".join(bad))
+            return
+        if self.on_nonfinite == "skip":
+            raise DrosegError(
+                f"step {self.state.iteration}: the loss of {worst} was not finite in {times} steps, all of them left "
+                "out. Training stops, since its stale loss stays high and it would be drawn again and again. Look "
+                "at its image and label, or take it out of the datalist."
+            )
         raise DrosegError(
             f"step {self.state.iteration}: the loss of {', '.join(bad)} is not finite. Training stops, since one such "
             "step would make every weight of the network NaN. Look at the image and label of the case; if both are "
-            "sound, lower learning_rate and start over."
+            "sound, lower learning_rate and start over, or set on_nonfinite to skip."
         )
+
+    @staticmethod
+    def _drop_gradients(engine: Engine) -> None:
+        if engine._skips_step and engine.scaler is None:  # type: ignore[attr-defined]
+            engine.optimizer.zero_grad(set_to_none=True)  # type: ignore[attr-defined]
 
 
 def batch_indices(batch: Any) -> list[int]:

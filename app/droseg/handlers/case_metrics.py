@@ -13,8 +13,21 @@ from monai.data.utils import affine_to_spacing
 
 from droseg import keys
 from droseg.data import Case
-from droseg.handlers.roles import is_writer
-from droseg.metrics import COLUMNS, METRICS, case_metrics, group_values, penalized, worst_group
+from droseg.engine.roles import gather_objects, is_writer, world_size
+from droseg.metrics import (
+    COLUMNS,
+    METRICS,
+    bad_tail,
+    case_metrics,
+    group_values,
+    has_direction,
+    is_metric,
+    penalized,
+    worst_group,
+)
+from droseg.metrics.axes import axis_columns, with_axes
+from droseg.metrics.groups import ALL
+from droseg.metrics.names import tail_name
 
 WORST = "worst_group"
 
@@ -24,13 +37,20 @@ class CaseMetricsHandler:
 
     Leaves in `engine.state.metrics`, failures counted as failures (a missed structure: Dice 0, distance the image
     diagonal): `val_dice/all`, `val_dice/AXIS=GROUP`, `val_dice/worst_group`, and the same for every other metric;
-    `val_dice/structure=NAME` for each structure. `table` is the whole table, as in `case_metrics.csv`.
+    `val_dice/structure=NAME` for each structure. These are means over the cases; `val_dice_p10/...` and
+    `val_hd95_p90_mm/...` are the bad tails (`droseg.metrics.bad_tail`): the same figures as in a report.
+    `table` is the whole table, as in `case_metrics.csv`.
+
+    Under torch.distributed each rank scores its share of the cases (`droseg.data.items.own_share`); table and metrics
+    are those of all, the same on every rank and in a single process. Rank 0 writes.
 
     Args:
-        cases: the datalist's cases that may occur; they give patient and groups.
+        cases: the datalist's cases that may occur, each once; they give patient and groups, and the order of the table
+            under torch.distributed.
         structures: name -> value in the label maps that arrive here.
-        metrics: which metrics to compute.
-        axes: group axes; default all that occur in `cases`.
+        metrics: which metrics to compute, see `droseg.metrics.case_metrics`; those that have no better and worse,
+            as counts of components, only enter the table.
+        axes: group axes, and products of them (`anatomy*protocol`); default all that occur in `cases`.
         output: where to write `case_metrics.csv`, if anywhere.
         prefix: of the names in `engine.state.metrics`.
         label_key: of the reference label map, in the engine's output or else in its batch.
@@ -47,7 +67,9 @@ class CaseMetricsHandler:
         label_key: str = keys.LABEL,
     ) -> None:
         self.cases = {case.case_id: case for case in cases}
-        self.axes = tuple(axes) if axes is not None else tuple(sorted({a for case in cases for a in case.groups}))
+        known = sorted({axis for case in cases for axis in case.groups})
+        self.axes = tuple(axes if axes is not None else known)
+        self._columns = axis_columns(self.axes, known)
         self.structures: dict[int | tuple[int, ...], str] = {int(value): name for name, value in structures.items()}
         self.metrics, self.prefix, self.label_key = tuple(metrics), prefix, label_key
         self.output = Path(output) if output is not None else None
@@ -75,27 +97,48 @@ class CaseMetricsHandler:
             case = self.cases[item[keys.CASE_ID]]
             rows.insert(0, keys.CASE_ID, case.case_id)
             rows.insert(1, keys.PATIENT_ID, case.patient_id)
-            for axis in self.axes:
+            for axis in self._columns:
                 rows[axis] = case.groups.get(axis)
             rows["diagonal_mm"] = float(np.linalg.norm(spacing * np.array(label.shape[1:])))
             self._rows.append(rows)
 
+    def _all_rows(self) -> list[pd.DataFrame]:
+        """Return the rows of the cases of all ranks as a single process has them: each case once, in their order."""
+        if world_size() == 1:
+            return self._rows
+        rows = {rows[keys.CASE_ID].iloc[0]: rows for part in gather_objects(self._rows) for rows in part}
+        return [rows[case_id] for case_id in self.cases if case_id in rows]
+
     def summarize(self, engine: Engine) -> None:
         """Put the values per group and structure into the engine's metrics; write the table."""
-        self.table = pd.concat(self._rows, ignore_index=True)
+        self.table = pd.concat(self._all_rows(), ignore_index=True)
+        cases = with_axes(self.table, self.axes)
         values: dict[str, float] = {}
-        for metric in self.metrics:
-            name = f"{self.prefix}{metric}"
-            for row in group_values(self.table, self.axes, metric).to_dict("records"):
-                group = "all" if row["axis"] == "all" else f"{row['axis']}={row['group']}"
-                values[f"{name}/{group}"] = float(row["value"])
-            values[f"{name}/{WORST}"] = worst_group(self.table, self.axes, metric)[2]
-            counted = penalized(self.table, metric)
-            for structure, value in counted.groupby(self.table["structure"], sort=False).mean().items():
-                values[f"{name}/structure={structure}"] = float(value)
+        for metric in filter(has_direction, self.metrics):
+            values |= self._of_groups(cases, metric) | self._of_structures(cases, metric)
         engine.state.metrics.update(values)
         if self.output is not None and is_writer():
             columns = [column for column in COLUMNS if column in self.table]
-            ordered = [*columns, *self.axes, "diagonal_mm"]
+            others = [column for column in self.table.columns if is_metric(str(column)) and column not in COLUMNS]
+            ordered = [*columns, *self._columns, *others, "diagonal_mm"]
             self.output.parent.mkdir(parents=True, exist_ok=True)
             self.table[ordered].to_csv(self.output, index=False, float_format="%.10g")
+
+    def _of_groups(self, cases: pd.DataFrame, metric: str) -> dict[str, float]:
+        mean, tail = f"{self.prefix}{metric}", f"{self.prefix}{tail_name(metric)}"
+        values: dict[str, float] = {}
+        for row in group_values(cases, self.axes, metric).to_dict("records"):
+            group = ALL if row["axis"] == ALL else f"{row['axis']}={row['group']}"
+            values |= {f"{mean}/{group}": float(row["value"]), f"{tail}/{group}": float(row["tail"])}
+        values[f"{mean}/{WORST}"] = worst_group(cases, self.axes, metric)[2]
+        values[f"{tail}/{WORST}"] = worst_group(cases, self.axes, metric, by="tail")[2]
+        return values
+
+    def _of_structures(self, cases: pd.DataFrame, metric: str) -> dict[str, float]:
+        values = {}
+        counted = penalized(cases, metric)
+        for structure, of_cases in counted.groupby(cases["structure"], sort=False):
+            values[f"{self.prefix}{metric}/structure={structure}"] = float(of_cases.mean())
+            tail = bad_tail(of_cases.dropna().to_numpy(), metric)
+            values[f"{self.prefix}{tail_name(metric)}/structure={structure}"] = tail
+        return values

@@ -13,9 +13,10 @@ from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 from tqdm import tqdm
 
+from droseg.engine.roles import is_writer
 from droseg.engine.run_folder import RunFolder
+from droseg.engine.trainer import DROTrainer
 from droseg.handlers.case_metrics import WORST
-from droseg.handlers.roles import is_writer
 
 
 class ProgressHandler:
@@ -29,22 +30,24 @@ class ProgressHandler:
     def __init__(self, run: RunFolder, validator: Engine | None = None) -> None:
         self.run, self.validator = run, validator
         self._bar: Any = None
-        self._start, self._first_step, self._loss = 0.0, 0, float("nan")
+        self._start, self._first_step = 0.0, 0
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: DROTrainer) -> None:
         """Attach to the trainer, as the last handler."""
         if not is_writer():
             return
+        engine.state.smoothed_loss = math.nan
+        engine.state_dict_user_keys.append("smoothed_loss")
         engine.add_event_handler(Events.STARTED, self.started)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.loss_completed)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.step_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
         engine.add_event_handler(Events.COMPLETED, self.completed)
 
-    def started(self, engine: Engine) -> None:
+    def started(self, engine: DROTrainer) -> None:
         """Open the bar at the step that the run continues from."""
         self._start, self._first_step = time.monotonic(), engine.state.iteration
-        total = engine.state.max_epochs * engine.state.epoch_length  # type: ignore[operator]
+        total = engine.state.max_epochs * engine.state.epoch_length
         in_terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
@@ -55,28 +58,29 @@ class ProgressHandler:
             dynamic_ncols=in_terminal,
         )
 
-    def loss_completed(self, engine: Engine) -> None:
+    def loss_completed(self, engine: DROTrainer) -> None:
         """Smooth the loss for the bar."""
-        loss = float(engine.state.output["loss"].detach())  # type: ignore[index, call-overload, arg-type]
-        self._loss = loss if self._loss != self._loss else 0.95 * self._loss + 0.05 * loss
+        loss = float(engine.state.output["loss"].detach())
+        before = engine.state.smoothed_loss
+        engine.state.smoothed_loss = loss if math.isnan(before) else 0.95 * before + 0.05 * loss
 
-    def step_completed(self, engine: Engine) -> None:
+    def step_completed(self, engine: DROTrainer) -> None:
         """Move the bar."""
-        self._bar.set_postfix(epoch=engine.state.epoch, loss=f"{self._loss:.3f}", refresh=False)
+        self._bar.set_postfix(epoch=engine.state.epoch, loss=f"{engine.state.smoothed_loss:.3f}", refresh=False)
         self._bar.update(1)
 
-    def epoch_completed(self, engine: Engine) -> None:
+    def epoch_completed(self, engine: DROTrainer) -> None:
         """Write `run.json`; after a validation, print a line."""
         state = engine.state
-        total = state.max_epochs * state.epoch_length  # type: ignore[operator]
+        total = state.max_epochs * state.epoch_length
         pace = (time.monotonic() - self._start) / max(1, state.iteration - self._first_step)
         left_s = pace * (total - state.iteration)
-        memory_gb = memory_in_use_gb(state.device)  # type: ignore[attr-defined]
+        memory_gb = memory_in_use_gb(state.device)
         self.run.write_status(
             epoch=state.epoch,
             step=state.iteration,
             total_steps=total,
-            loss=round(self._loss, 5),
+            loss=round(state.smoothed_loss, 5),
             step_s=round(pace, 4),
             time_left_s=round(left_s),
             memory_gb=round(memory_gb, 2),
@@ -84,13 +88,13 @@ class ProgressHandler:
         if self.validator is not None and self.validator.state.epoch == state.epoch:
             metrics = self.validator.state.metrics
             dice, worst = (metrics.get(f"val_dice/{name}", math.nan) for name in ("all", WORST))
-            line = f"epoch {state.epoch}/{state.max_epochs}  loss {self._loss:.3f}"
+            line = f"epoch {state.epoch}/{state.max_epochs}  loss {state.smoothed_loss:.3f}"
             line += f"  val dice {dice:.3f}, worst group {worst:.3f}"
             line += f"  {_minutes(left_s)} left  {memory_gb:.1f} GB"
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
 
-    def completed(self, engine: Engine) -> None:
+    def completed(self, engine: DROTrainer) -> None:
         """Close the bar."""
         self._bar.close()
 
