@@ -5,14 +5,22 @@ import pandas as pd
 import pytest
 
 from droseg.metrics import (
+    COLUMNS,
+    EVALUATION_METRICS,
+    bad_tail,
     group_values,
+    has_direction,
+    hausdorff_percentile,
+    higher_is_better,
     is_false_positive,
     is_missed,
+    is_own_column,
     largest_value,
     penalized,
     share_diagonals,
     worst_group,
 )
+from droseg.metrics.names import tail_name
 
 NAN = float("nan")
 
@@ -57,6 +65,33 @@ def test_without_volumes_zero_dice_without_a_distance_is_a_failure(cases):
     assert penalized(other, "hd95_mm").tolist() == pytest.approx([2.0, 3.0, 200.0, NAN, 4.0, 300.0], nan_ok=True)
 
 
+def test_errors_are_measured_on_failures_too_and_keep_their_value(cases):
+    other = cases.assign(betti0_error=[0.0, 1.0, 2.0, NAN, 0.0, NAN])
+    assert penalized(other, "betti0_error").tolist() == pytest.approx([0.0, 1.0, 2.0, NAN, 0.0, 2.0], nan_ok=True)
+
+
+@pytest.mark.parametrize("metric", ["volume_error_ml", "num_components_pred", "volume_ref_ml"])
+def test_what_has_no_better_and_worse_is_not_penalized(cases, metric):
+    other = cases.assign(**{metric: [-3.0, 1.0, -5.0, 0.0, 2.0, 1.0]})
+    assert not has_direction(metric)
+    assert penalized(other, metric).tolist() == other[metric].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "percentile"),
+    [("hd_mm", 100), ("hd95_mm", 95), ("hd99.5_mm", 99.5), ("hd0_mm", None), ("hd101_mm", None), ("hd95", None)],
+)
+def test_the_name_of_a_hausdorff_distance_says_its_percentile(name, percentile):
+    assert hausdorff_percentile(name) == percentile
+    assert is_own_column(name) == (percentile is not None)
+
+
+def test_group_axes_are_told_from_droseg_s_own_columns():
+    own = [*COLUMNS, *EVALUATION_METRICS, "hd90_mm", "betti1_error", "diagonal_mm"]
+    assert all(is_own_column(name) for name in own)
+    assert not any(is_own_column(name) for name in ("anatomy", "protocol", "site_mm", "num_components", "seed"))
+
+
 def test_group_values_average_structures_first_then_cases(cases):
     values = group_values(cases, ["anatomy"], "dice")
     assert values[["axis", "group", "n"]].values.tolist() == [
@@ -65,6 +100,37 @@ def test_group_values_average_structures_first_then_cases(cases):
         ["anatomy", "typical", 2],
     ]
     assert values["value"].tolist() == pytest.approx([(0.85 + 0.0 + 0.35) / 3, 0.0, (0.85 + 0.35) / 2])
+
+
+def test_the_bad_tail_is_low_for_scores_and_high_for_distances_and_errors():
+    values = np.arange(21, dtype=float)
+    assert bad_tail(values, "dice") == 2.0
+    assert bad_tail(values, "hd95_mm") == bad_tail(values, "betti1_error") == 18.0
+    assert np.isnan(bad_tail(values[:0], "dice"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [("dice", "dice_p10"), ("hd95_mm", "hd95_p90_mm"), ("betti0_error", "betti0_p90_error"), ("score", "score_p10")],
+)
+def test_the_name_of_a_bad_tail_keeps_the_unit_last_and_so_the_direction(metric, name):
+    assert tail_name(metric) == name
+    assert higher_is_better(name) == higher_is_better(metric)
+
+
+def test_the_group_with_the_worst_tail_need_not_have_the_worst_mean():
+    dice = {"steady": [0.8] * 11, "failing": [0.1, 0.6, *[0.95] * 9]}
+    rows = [
+        (f"{group}{i}", "a", value, 1.0, 5.0, 5.0, group, 100.0)
+        for group, values in dice.items()
+        for i, value in enumerate(values)
+    ]
+    cases = table(rows)
+    assert worst_group(cases, ["anatomy"], "dice") == ("anatomy", "steady", pytest.approx(0.8))
+    # The 10th percentile of eleven values is the second lowest one.
+    assert worst_group(cases, ["anatomy"], "dice", by="tail") == ("anatomy", "failing", pytest.approx(0.6))
+    tails = group_values(cases, ["anatomy"], "dice").set_index("group")["tail"]
+    assert tails.to_dict() == pytest.approx({"all": 0.8, "steady": 0.8, "failing": 0.6})
 
 
 def test_the_worst_group_is_the_lowest_dice_and_the_largest_distance(cases):

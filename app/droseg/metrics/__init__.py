@@ -1,13 +1,12 @@
-"""Per case and structure: Dice, Hausdorff, HD95, ASSD, NSD and volumes in one pass; then values per subgroup."""
+"""Per case and structure, in one pass: Dice, distances, volumes, components, topology; then values per subgroup.
 
-from droseg.metrics.case import case_metrics
+Every definition and convention: docs/metrics.md.
+"""
+
+from droseg.metrics.case import case_metrics, tolerances_mm
 from droseg.metrics.groups import (
-    COLUMNS,
-    DISTANCE_METRICS,
-    METRICS,
-    OVERLAP_METRICS,
+    bad_tail,
     group_values,
-    higher_is_better,
     is_false_positive,
     is_missed,
     largest_value,
@@ -15,22 +14,48 @@ from droseg.metrics.groups import (
     share_diagonals,
     worst_group,
 )
+from droseg.metrics.names import (
+    COLUMNS,
+    CONVENTIONS,
+    DISTANCE_METRICS,
+    EVALUATION_METRICS,
+    EXTRA_METRICS,
+    METRICS,
+    OVERLAP_METRICS,
+    has_direction,
+    hausdorff_percentile,
+    higher_is_better,
+    is_metric,
+    is_own_column,
+)
 from droseg.metrics.surface import SurfaceDistances, surface_distances
+from droseg.metrics.topology import betti_numbers, count_components
 
 __all__ = [
     "COLUMNS",
+    "CONVENTIONS",
     "DISTANCE_METRICS",
+    "EVALUATION_METRICS",
+    "EXTRA_METRICS",
     "METRICS",
     "OVERLAP_METRICS",
     "SurfaceDistances",
+    "bad_tail",
+    "betti_numbers",
     "case_metrics",
+    "count_components",
     "group_values",
+    "has_direction",
+    "hausdorff_percentile",
     "higher_is_better",
     "is_false_positive",
+    "is_metric",
     "is_missed",
+    "is_own_column",
     "largest_value",
     "penalized",
     "share_diagonals",
     "surface_distances",
+    "tolerances_mm",
     "worst_group",
 ]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
-from droseg.metrics.groups import DISTANCE_METRICS, METRICS
-from droseg.metrics.surface import SurfaceDistances, surface_distances
+from droseg.metrics.names import BETTI_ERRORS, COMPONENTS, METRICS, VOLUMES, hausdorff_percentile, in_order
+from droseg.metrics.surface import SurfaceDistances, crop_to_foreground, surface_distances
+from droseg.metrics.topology import betti_numbers, count_components
 
-_SURFACE_METRICS = (*DISTANCE_METRICS, "nsd")
 _NO_SURFACE = SurfaceDistances(np.zeros(0), np.zeros(0))
 
 
@@ -22,33 +23,39 @@ def case_metrics(
     label: ArrayLike,
     structures: Mapping[int | tuple[int, ...], str],
     spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
-    nsd_tolerance_mm: float = 1.0,
+    nsd_tolerance_mm: float | Mapping[str, float] = 1.0,
     metrics: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Return one row per structure: its name, the metrics, and the volumes in ml.
+    """Return one row per structure: its name, the metrics, and the volumes in ml. All conventions: docs/metrics.md.
 
     Let A, B be the masks of one structure, S(A) the voxels of A with a face neighbor outside of A (the image border is
     outside), and d(a, S(B)) the distance of voxel centers in mm. All are exact, in float64, as MONAI defines them:
 
-    =========  ===========================================================================================
-    dice       2 |A & B| / (|A| + |B|)
-    hd_mm      the larger of the two directed maxima of d
-    hd95_mm    the larger of the two directed 95th percentiles of d (linear interpolation)
-    assd_mm    mean of d over the voxels of S(A) and S(B), pooled
-    nsd        share of the voxels of S(A) and S(B), pooled, with d <= `nsd_tolerance_mm` (no sub-voxel areas)
-    =========  ===========================================================================================
+    =====================  ===============================================================================
+    dice                   2 |A & B| / (|A| + |B|)
+    hd_mm                  the larger of the two directed maxima of d
+    hd95_mm, any hdP_mm    the larger of the two directed P-th percentiles of d (linear interpolation)
+    assd_mm                mean of d over the voxels of S(A) and S(B), pooled
+    nsd                    share of the voxels of S(A) and S(B), pooled, with d <= tolerance (no sub-voxel areas)
+    volume_error_ml        predicted minus reference volume
+    num_components_ref     components of the reference, connected by faces, edges or corners; likewise `_pred`
+    betti0_error, ...      |difference| of the Betti numbers: components, tunnels (needs scikit-image), cavities
+    =====================  ===============================================================================
 
-    Empty masks: both empty gives NaN for all metrics; one empty gives dice = nsd = 0 and NaN distances.
+    Empty masks: both empty gives NaN for all metrics but counts of components, which are 0; one empty gives
+    dice = nsd = 0 and NaN distances, and volume and Betti errors against 0.
 
     Args:
         pred: whole-numbered label map, (H, W, D) or (H, W), array or tensor.
         label: the reference label map of the same shape.
         structures: label value -> name; a tuple of values makes one region of several, and regions may overlap.
         spacing_mm: voxel size along each array axis.
-        nsd_tolerance_mm: surface distance that still counts as right, >= 0.
-        metrics: the metrics to compute; default all. The columns of the others are left out.
+        nsd_tolerance_mm: surface distance that still counts as right, >= 0; for all, or structure name -> its own.
+        metrics: the metrics to compute, among those above; default the first five. Columns are in a fixed order:
+            these five, percentiles, volumes, the others.
     Raises:
         ValueError: if shapes differ, labels are not whole numbers, or spacing, tolerance or metrics are not usable.
+        DrosegError: if a metric needs a library that is not installed.
     """
     prediction, reference = _label_map(pred, "prediction"), _label_map(label, "reference")
     if prediction.shape != reference.shape:
@@ -56,27 +63,122 @@ def case_metrics(
             f"the prediction has shape {prediction.shape} and the reference {reference.shape}; "
             "both must lie on the same grid."
         )
-    wanted = _check_options(reference.ndim, spacing_mm, nsd_tolerance_mm, metrics)
-    with_surface = any(metric in _SURFACE_METRICS for metric in wanted)
-    voxel_ml = math.prod(float(s) for s in spacing_mm) / 1000.0
+    wanted = in_order(METRICS if metrics is None else metrics)
+    _check_geometry(reference.ndim, spacing_mm, wanted)
+    tolerance_mm = tolerances_mm(nsd_tolerance_mm, structures.values())
 
-    rows: dict[int, dict[str, Any]] = {}
+    voxel_ml = math.prod(float(s) for s in spacing_mm) / 1000.0
+    rows: dict[int, dict[str, float]] = {}
     for layer in _layers(structures):
-        regions = [values for _, values in layer]
-        pred_index, ref_index = _indices(prediction, regions), _indices(reference, regions)
-        size = len(regions) + 1
-        overlap = np.bincount(pred_index[pred_index == ref_index], minlength=size)
-        n_pred = np.bincount(pred_index.ravel(), minlength=size)
-        n_ref = np.bincount(ref_index.ravel(), minlength=size)
-        distances = [_NO_SURFACE] * len(regions)
-        if with_surface:
-            distances = surface_distances(pred_index, ref_index, len(regions), spacing_mm)
-        for index, (row, _) in enumerate(layer, start=1):
-            counts = (int(overlap[index]), int(n_pred[index]), int(n_ref[index]))
-            scores = _metric_values(*counts, distances[index - 1], wanted, nsd_tolerance_mm)
-            rows[row] = {**scores, "volume_ref_ml": counts[2] * voxel_ml, "volume_pred_ml": counts[1] * voxel_ml}
+        masks = _measure(prediction, reference, [values for _, values in layer], spacing_mm, wanted)
+        for (row, _), measured in zip(layer, masks, strict=True):
+            rows[row] = _metric_values(measured, [*wanted, *VOLUMES], tolerance_mm[row], voxel_ml)
     table = [{"structure": name, **rows[row]} for row, name in enumerate(structures.values())]
-    return pd.DataFrame(table, columns=["structure", *wanted, "volume_ref_ml", "volume_pred_ml"])
+    first = [metric for metric in wanted if metric in METRICS or hausdorff_percentile(metric) is not None]
+    columns = ["structure", *first, *VOLUMES, *(metric for metric in wanted if metric not in first)]
+    return pd.DataFrame(table, columns=columns)
+
+
+def tolerances_mm(tolerance_mm: float | Mapping[str, float], structures: Iterable[str]) -> list[float]:
+    """Return the tolerance of each structure.
+
+    Raises:
+        ValueError: if one is negative or not finite, or a structure has none.
+    """
+    names = list(structures)
+    if isinstance(tolerance_mm, Mapping):
+        without = [name for name in names if name not in tolerance_mm]
+        if without:
+            raise ValueError(
+                f"nsd_tolerance_mm has no value for {', '.join(without)}; it has {', '.join(tolerance_mm) or 'none'}."
+            )
+        found = [float(tolerance_mm[name]) for name in names]
+    else:
+        found = [float(tolerance_mm)] * len(names)
+    for value in found:
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"nsd_tolerance_mm is {value}; it must be >= 0.")
+    return found
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What the metrics of one structure are made of; counts in voxels."""
+
+    overlap: int
+    num_pred: int
+    num_ref: int
+    distances: SurfaceDistances
+    betti_pred: tuple[int, ...]
+    betti_ref: tuple[int, ...]
+
+
+def _measure(
+    prediction: NDArray[np.integer],
+    reference: NDArray[np.integer],
+    regions: Sequence[tuple[int, ...]],
+    spacing_mm: Sequence[float],
+    wanted: Sequence[str],
+) -> list[_Measured]:
+    """Return the measures of disjoint regions, in their order."""
+    pred, ref = crop_to_foreground(_indices(prediction, regions), _indices(reference, regions))
+    num = len(regions)
+    overlap, num_pred, num_ref = (np.bincount(m.ravel(), minlength=num + 1) for m in (pred[pred == ref], pred, ref))
+    distances = [_NO_SURFACE] * num
+    if any(metric in ("assd_mm", "nsd") or hausdorff_percentile(metric) is not None for metric in wanted):
+        distances = surface_distances(pred, ref, num, spacing_mm)
+    betti_pred, betti_ref = (_betti_numbers(m, num, wanted) for m in (pred, ref))
+    return [
+        _Measured(
+            int(overlap[i + 1]), int(num_pred[i + 1]), int(num_ref[i + 1]), distances[i], betti_pred[i], betti_ref[i]
+        )
+        for i in range(num)
+    ]
+
+
+def _betti_numbers(labels: NDArray[np.integer], num: int, wanted: Sequence[str]) -> list[tuple[int, ...]]:
+    """Return the Betti numbers of structures 1..num as far as they are wanted: none, the first, or all."""
+    if not any(metric in (*COMPONENTS, *BETTI_ERRORS) for metric in wanted):
+        return [()] * num
+    everything = any(metric in BETTI_ERRORS[1:] for metric in wanted)
+    numbers: list[tuple[int, ...]] = []
+    for index, box in enumerate(ndimage.find_objects(labels, num), start=1):
+        if box is None:
+            numbers.append((0,) * labels.ndim)
+        else:
+            mask = labels[box] == index
+            numbers.append(betti_numbers(mask) if everything else (count_components(mask),))
+    return numbers
+
+
+def _metric_values(
+    measured: _Measured, wanted: Sequence[str], tolerance_mm: float, voxel_ml: float
+) -> dict[str, float]:
+    return {metric: _metric_value(metric, measured, tolerance_mm, voxel_ml) for metric in wanted}
+
+
+def _metric_value(metric: str, measured: _Measured, tolerance_mm: float, voxel_ml: float) -> float:
+    num_pred, num_ref = measured.num_pred, measured.num_ref
+    described = {"volume_ref_ml": num_ref * voxel_ml, "volume_pred_ml": num_pred * voxel_ml}
+    if metric in COMPONENTS:
+        return float((measured.betti_ref if metric == COMPONENTS[0] else measured.betti_pred)[0])
+    if metric in described:
+        return described[metric]
+    if num_pred + num_ref == 0:  # the structure is not in scope
+        return float("nan")
+    percentile = hausdorff_percentile(metric)
+    if percentile is not None:
+        return measured.distances.hausdorff_mm(percentile)
+    if metric == "dice":
+        return 2 * measured.overlap / (num_pred + num_ref)
+    if metric == "nsd":
+        return 0.0 if 0 in (num_pred, num_ref) else measured.distances.within(tolerance_mm)
+    if metric == "assd_mm":
+        return measured.distances.average_mm()
+    if metric == "volume_error_ml":
+        return (num_pred - num_ref) * voxel_ml
+    dimension = BETTI_ERRORS.index(metric)
+    return float(abs(measured.betti_pred[dimension] - measured.betti_ref[dimension]))
 
 
 def _label_map(labels: ArrayLike, what: str) -> NDArray[np.integer]:
@@ -87,7 +189,7 @@ def _label_map(labels: ArrayLike, what: str) -> NDArray[np.integer]:
         return array.astype(np.uint8)
     if not np.issubdtype(array.dtype, np.integer):
         rounded = np.rint(array)
-        if not np.array_equal(rounded, array):
+        if not (np.array_equal(rounded, array) and np.isfinite(array).all()):
             raise ValueError(
                 f"the {what} holds values that are not whole numbers; give a label map, not probabilities."
             )
@@ -95,20 +197,13 @@ def _label_map(labels: ArrayLike, what: str) -> NDArray[np.integer]:
     return array
 
 
-def _check_options(
-    ndim: int, spacing_mm: Sequence[float], nsd_tolerance_mm: float, metrics: Sequence[str] | None
-) -> list[str]:
-    """Return the metrics to compute in their fixed order."""
+def _check_geometry(ndim: int, spacing_mm: Sequence[float], wanted: Sequence[str]) -> None:
     if ndim not in (2, 3):
         raise ValueError(f"label maps have {ndim} axes; give (H, W, D) or (H, W), without batch or channel.")
     if len(spacing_mm) != ndim or not all(math.isfinite(s) and s > 0 for s in spacing_mm):
         raise ValueError(f"spacing_mm is {tuple(spacing_mm)}; give {ndim} positive numbers, one per array axis.")
-    if not (math.isfinite(nsd_tolerance_mm) and nsd_tolerance_mm >= 0):
-        raise ValueError(f"nsd_tolerance_mm is {nsd_tolerance_mm}; it must be >= 0.")
-    unknown = sorted(set(metrics or ()) - set(METRICS))
-    if unknown:
-        raise ValueError(f"unknown metrics {unknown}; known are {list(METRICS)}.")
-    return [metric for metric in METRICS if metrics is None or metric in metrics]
+    if ndim == 2 and "betti2_error" in wanted:
+        raise ValueError("betti2_error counts cavities, which (H, W) label maps do not have; leave it out.")
 
 
 def _layers(structures: Mapping[int | tuple[int, ...], str]) -> list[list[tuple[int, tuple[int, ...]]]]:
@@ -137,20 +232,3 @@ def _indices(labels: NDArray[np.integer], regions: Sequence[tuple[int, ...]]) ->
     for index, values in enumerate(regions, start=1):
         indices[np.isin(labels, values)] = index
     return indices
-
-
-def _metric_values(
-    overlap: int, n_pred: int, n_ref: int, distances: SurfaceDistances, wanted: Sequence[str], nsd_tolerance_mm: float
-) -> dict[str, float]:
-    values: dict[str, float] = {}
-    one_empty = (n_pred == 0) != (n_ref == 0)
-    for metric in wanted:
-        if metric == "dice":
-            values[metric] = 2 * overlap / (n_pred + n_ref) if n_pred + n_ref else float("nan")
-        elif metric == "nsd":
-            values[metric] = 0.0 if one_empty else distances.within(nsd_tolerance_mm)
-        elif metric == "assd_mm":
-            values[metric] = distances.average_mm()
-        else:
-            values[metric] = distances.hausdorff_mm(95.0 if metric == "hd95_mm" else 100.0)
-    return values

@@ -7,20 +7,22 @@ volume_pred_ml`, one column per group axis, and `diagonal_mm`, the diagonal of t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-METRICS = ("dice", "hd_mm", "hd95_mm", "assd_mm", "nsd")
-OVERLAP_METRICS = ("dice", "nsd")
-DISTANCE_METRICS = ("hd_mm", "hd95_mm", "assd_mm")
-COLUMNS = ("case_id", "patient_id", "structure", *METRICS, "volume_ref_ml", "volume_pred_ml")
+from droseg.metrics.names import (
+    DISTANCE_METRICS,
+    OVERLAP_METRICS,
+    has_direction,
+    hausdorff_percentile,
+    higher_is_better,
+    tail_percentile,
+)
+
 ALL = "all"
-
-
-def higher_is_better(metric: str) -> bool:
-    """Return True for overlaps and other scores, False for distances (their names end in `_mm`) and errors."""
-    return not (metric.endswith(("_mm", "_error", "_error_ml")) or metric in DISTANCE_METRICS)
 
 
 def is_missed(cases: pd.DataFrame) -> pd.Series:
@@ -40,7 +42,7 @@ def is_false_positive(cases: pd.DataFrame) -> pd.Series:
 def _zero_overlap_without_distance(cases: pd.DataFrame) -> pd.Series:
     """A table without volumes: dice or nsd 0 and no distance at all is the trace that one empty mask leaves."""
     overlaps = [m for m in OVERLAP_METRICS if m in cases.columns]
-    distances = [m for m in DISTANCE_METRICS if m in cases.columns]
+    distances = [c for c in cases.columns if c in DISTANCE_METRICS or hausdorff_percentile(str(c)) is not None]
     if not overlaps or not distances:
         return pd.Series(False, index=cases.index)
     measured = pd.DataFrame(np.isfinite(cases[distances]), index=cases.index).any(axis=1)
@@ -72,7 +74,9 @@ def penalized(cases: pd.DataFrame, metric: str, largest_mm: float | None = None)
 
     Missed structures and false positives get 0 for dice and nsd, and the image diagonal (`diagonal_mm`) as distance.
     Both masks empty stays NaN: the structure is not in scope. Without `diagonal_mm` (tables of other software) the
-    largest finite distance of this metric in the table stands for it, which is milder.
+    largest finite distance of this metric in the table stands for it, which is milder. Errors (`..._error`) can be
+    measured against an empty mask and keep their value; where one is undefined, the largest stands for it. Columns
+    without a better and a worse (`has_direction`) are left as they are.
 
     Args:
         cases: a cases table.
@@ -86,10 +90,14 @@ def penalized(cases: pd.DataFrame, metric: str, largest_mm: float | None = None)
     if metric not in cases.columns:
         raise KeyError(f"no column {metric}; the table has {list(cases.columns)}.")
     values = cases[metric].astype(float).where(np.isfinite(cases[metric].astype(float)))
+    if not has_direction(metric):
+        return values
     failed = is_missed(cases) | is_false_positive(cases)
     if higher_is_better(metric):
         return values.mask(failed, 0.0)
     largest = float(values.max()) if largest_mm is None else largest_mm
+    if not metric.endswith("_mm"):
+        return values.mask(failed & values.isna(), largest)
     penalty = pd.Series(largest, index=cases.index)
     if "diagonal_mm" in cases.columns:
         penalty = cases["diagonal_mm"].astype(float).fillna(largest)
@@ -101,27 +109,44 @@ def case_values(cases: pd.DataFrame, metric: str) -> pd.Series:
     return penalized(cases, metric).groupby(cases["case_id"], sort=False).mean()
 
 
-def group_values(cases: pd.DataFrame, axes: Sequence[str], metric: str) -> pd.DataFrame:
-    """Return `axis, group, n, value`: the mean over the group's cases of the case's mean over structures (penalized).
+def bad_tail(values: NDArray[np.float64], metric: str) -> float:
+    """Return the 10th percentile of scores, the 90th of distances and errors (linear interpolation); NaN of none."""
+    return float(np.percentile(values, tail_percentile(metric))) if len(values) else float("nan")
 
-    The first row is axis=all, group=all; then the axes in the given order, groups sorted. `n` counts the cases with a
-    value. A case without a group on an axis is left out on that axis.
+
+def group_values(cases: pd.DataFrame, axes: Sequence[str], metric: str) -> pd.DataFrame:
+    """Return `axis, group, n, value, tail` of the cases' means over structures (penalized).
+
+    `value` is their mean over the group's cases, `tail` their `bad_tail`. The first row is axis=all, group=all; then
+    the axes in the given order, groups sorted. `n` counts the cases with a value. A case without a group on an axis is
+    left out on that axis.
     """
     per_case = case_values(cases, metric).dropna()
-    rows = [{"axis": ALL, "group": ALL, "n": len(per_case), "value": float(per_case.mean())}]
+    groups = {(ALL, ALL): per_case}
     first = cases.drop_duplicates("case_id").set_index("case_id")
     for axis in axes:
-        groups = first[axis].reindex(per_case.index)
-        for group, values in per_case.groupby(groups, sort=True):
-            rows.append({"axis": axis, "group": str(group), "n": len(values), "value": float(values.mean())})
-    return pd.DataFrame(rows, columns=["axis", "group", "n", "value"])
+        for group, values in per_case.groupby(first[axis].reindex(per_case.index), sort=True):
+            groups[axis, str(group)] = values
+    rows = [
+        {
+            "axis": axis,
+            "group": group,
+            "n": len(values),
+            "value": float(values.mean()),
+            "tail": bad_tail(values.to_numpy(), metric),
+        }
+        for (axis, group), values in groups.items()
+    ]
+    return pd.DataFrame(rows, columns=["axis", "group", "n", "value", "tail"])
 
 
-def worst_group(cases: pd.DataFrame, axes: Sequence[str], metric: str) -> tuple[str, str, float]:
-    """Return axis, group and value of the group with the worst `group_values`; ("all", "all", value) without groups."""
+def worst_group(
+    cases: pd.DataFrame, axes: Sequence[str], metric: str, by: Literal["value", "tail"] = "value"
+) -> tuple[str, str, float]:
+    """Return axis, group and value (or tail) of the worst of `group_values`; ("all", "all", value) without groups."""
     table = group_values(cases, axes, metric)
-    groups = table.iloc[1:].dropna(subset=["value"])
+    groups = table.iloc[1:].dropna(subset=[by])
     if groups.empty:
-        return ALL, ALL, float(table["value"].iloc[0])
-    worst = groups.iloc[int(groups["value"].argmin() if higher_is_better(metric) else groups["value"].argmax())]
-    return str(worst["axis"]), str(worst["group"]), float(worst["value"])
+        return ALL, ALL, float(table[by].iloc[0])
+    worst = groups.iloc[int(groups[by].argmin() if higher_is_better(metric) else groups[by].argmax())]
+    return str(worst["axis"]), str(worst["group"]), float(worst[by])

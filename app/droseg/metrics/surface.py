@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 # Neighbors that are looked up one by one before a KD-tree takes the voxels that are left. Most surface voxels of a
-# usable prediction have their nearest counterpart among the first few, and one look-up costs 1/200 of a tree query.
+# usable prediction have their nearest counterpart among the first few; one look-up costs about 1/100 of a tree query,
+# so looking up stops once fewer than 1 voxel in 200 is found at a time.
 _NUM_OFFSETS = 150
+_OFFSETS_AT_A_TIME = 12
+_WORTHWHILE_SHARE = 1 / 200
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,6 @@ def surface_distances(
         spacing_mm: voxel size along each axis of the arrays.
     """
     offsets, length_mm, margin = _offsets_by_distance(tuple(float(s) for s in spacing_mm))
-    pred, ref = _crop_to_foreground(pred, ref)
     pred_surface, ref_surface = (np.pad(_surface(m), [(m_, m_) for m_ in margin]) for m in (pred, ref))
     steps = offsets @ np.asarray(_strides(pred_surface.shape))
     forth = _nearest(pred_surface, ref_surface, num_structures, steps, length_mm, spacing_mm)
@@ -77,9 +79,10 @@ def surface_distances(
     return [SurfaceDistances(f, b) for f, b in zip(forth, back, strict=True)]
 
 
-def _crop_to_foreground(
+def crop_to_foreground(
     pred: NDArray[np.integer], ref: NDArray[np.integer]
 ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Return both maps cut to the box of what is not 0 in either; surfaces and distances stay as they are."""
     foreground = (pred != 0) | (ref != 0)
     box = []
     for axis in range(foreground.ndim):
@@ -141,7 +144,12 @@ def _nearest(
 
     distance_mm = np.full(voxels.shape, np.inf)
     left, left_voxels, left_labels = np.arange(voxels.size), voxels, labels
-    for step, length in zip(steps, length_mm, strict=True):
+    before = left.size
+    for looked_up, (step, length) in enumerate(zip(steps, length_mm, strict=True)):
+        if looked_up and looked_up % _OFFSETS_AT_A_TIME == 0:
+            if before - left.size < _WORTHWHILE_SHARE * _OFFSETS_AT_A_TIME * before:
+                break
+            before = left.size
         if not left.size:
             break
         hit = target[left_voxels + step] == left_labels
@@ -151,7 +159,9 @@ def _nearest(
 
     for structure in np.unique(left_labels):
         rows = left[left_labels == structure]
-        tree = KDTree(_points_mm(np.flatnonzero(target == structure), to_surface.shape, spacing_mm), leafsize=32)
+        points_mm = _points_mm(np.flatnonzero(target == structure), to_surface.shape, spacing_mm)
+        # Not balanced: built in a third of the time, and as fast to ask on surfaces.
+        tree = KDTree(points_mm, leafsize=64, balanced_tree=False, compact_nodes=False)
         distance_mm[rows] = tree.query(_points_mm(voxels[rows], from_surface.shape, spacing_mm))[0]
     return [distance_mm[labels == structure] for structure in range(1, num_structures + 1)]
 
