@@ -28,7 +28,10 @@ def test_evaluate_then_report_leaves_all_files(cohort, tmp_path, capsys):
     assert "anatomy = rare" in out
     assert "inconclusive" in out
     assert str(tmp_path / "report" / "report.html") in out
-    assert {p.name for p in (tmp_path / "report").iterdir()} == {"report.html", "subgroups.csv", "comparison.csv"}
+    tables = {"subgroups.csv", "subgroups_penalized.csv", "gaps.csv", "comparison.csv", "subgroups_the_baseline.csv"}
+    assert {p.name for p in (tmp_path / "report").iterdir()} == tables | {
+        *("report.html", "report.json", "table.md", "table.tex")
+    }
 
 
 def test_a_missing_prediction_is_listed_and_an_error(cohort, tmp_path, capsys):
@@ -184,7 +187,9 @@ def test_arguments_that_cannot_be_used_are_errors(make_cases, write_csv, tmp_pat
 def test_several_csvs_are_seeds_and_the_page_says_so(make_cases, write_csv, tmp_path):
     paths = [str(write_csv(make_cases(seed), f"seed{seed}/case_metrics.csv")) for seed in range(3)]
     assert main(["report", *paths, "--group-by", "anatomy", "--out", str(tmp_path / "out"), "--bootstrap", "50"]) == 0
-    assert "The run is 3 trainings" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "seed0 is 3 trainings" in page
+    assert "± of 3 trainings" in page
 
 
 def test_cases_of_one_run_only_are_listed(make_cases, write_csv, tmp_path, capsys):

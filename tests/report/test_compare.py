@@ -6,8 +6,9 @@ import pytest
 
 from droseg.errors import InputError
 from droseg.report import compare_runs
-from droseg.report.compare import verdict
+from droseg.report.compare import correct_together, verdict
 from droseg.report.seeds import average_sides
+from droseg.report.significance import holm
 
 NAN = float("nan")
 
@@ -27,30 +28,86 @@ def row(comparison, group, metric, structure="mean"):
 
 
 @pytest.mark.parametrize(
-    ("difference", "low", "high", "metric", "word"),
+    ("difference", "low", "high", "metric", "p", "word", "reason"),
     [
-        (0.05, 0.02, 0.08, "dice", "helped"),
-        (-0.05, -0.08, -0.02, "dice", "hurt"),
-        (-2.0, -3.0, -1.0, "hd95_mm", "helped"),
-        (2.0, 1.0, 3.0, "hd95_mm", "hurt"),
-        (0.05, -0.01, 0.11, "dice", "inconclusive"),  # the interval holds 0
-        (0.005, 0.004, 0.006, "dice", "inconclusive"),  # too small to matter
-        (0.5, NAN, NAN, "dice", "inconclusive"),  # too few patients
+        (0.05, 0.02, 0.08, "dice", 0.01, "helped", ""),
+        (-0.05, -0.08, -0.02, "dice", 0.01, "hurt", ""),
+        (-2.0, -3.0, -1.0, "hd95_mm", 0.01, "helped", ""),
+        (2.0, 1.0, 3.0, "hd95_mm", 0.05, "hurt", ""),
+        (0.05, -0.01, 0.11, "dice", 0.01, "inconclusive", "the interval holds 0"),
+        (0.005, 0.004, 0.006, "dice", 0.01, "inconclusive", "below the minimum effect"),
+        (0.05, 0.02, 0.08, "dice", 0.051, "inconclusive", "not after Holm's correction"),
+        (0.5, NAN, NAN, "dice", 0.01, "inconclusive", "no interval"),
     ],
 )
-def test_words_follow_the_stated_rule(difference, low, high, metric, word):
-    assert verdict(difference, low, high, metric, 0.01) == word
+def test_words_follow_the_stated_rule(difference, low, high, metric, p, word, reason):
+    assert verdict(difference, low, high, metric, 0.01, p_holm=p) == (word, reason)
 
 
 def test_a_gain_in_one_group_is_found_there_and_only_there(make_cases):
-    baseline = make_cases()
+    baseline = make_cases(num_cases=80)  # 20 rare ones
     comparison = compare_runs(changed(baseline, "rare", 0.1), baseline, ["anatomy"], ["dice", "hd95_mm"])
     for metric, expected in (("dice", 0.1), ("hd95_mm", -2.0)):
         rare = row(comparison, "rare", metric, "a")
         assert rare["difference"] == pytest.approx(expected)
-        assert rare["verdict"] == "helped"
+        assert (rare["verdict"], rare["reason"]) == ("helped", "")
         typical = row(comparison, "typical", metric)
         assert (typical["difference"], typical["verdict"]) == (0.0, "inconclusive")
+
+
+def test_p_is_corrected_for_every_row_of_the_report(make_cases):
+    baseline = make_cases(num_cases=80)
+    comparison = compare_runs(changed(baseline, "rare", 0.1), baseline, ["anatomy"], ["dice", "hd95_mm"])
+    assert comparison.family == len(comparison.table) == 3 * 4 * 2
+    assert "all 24 tests" in comparison.rule()
+    np.testing.assert_array_equal(comparison.table["p_holm"], holm(comparison.table["p"]))
+    # 24 groups of 6 rare cases: the smallest p is 2 / 2**6, and no family of 24 lets it pass.
+    few = compare_runs(changed(make_cases(), "rare", 0.1), make_cases(), ["anatomy"], ["dice", "hd95_mm"])
+    rare = row(few, "rare", "dice", "a")
+    assert rare["p"] == pytest.approx(2 / 2**6)
+    assert (rare["verdict"], rare["reason"]) == ("inconclusive", "not after Holm's correction")
+
+
+def test_a_family_spans_all_runs_of_a_report(make_cases):
+    baseline = make_cases(num_cases=80)
+    one = compare_runs(changed(baseline, "rare", 0.1), baseline, ["anatomy"], ["dice"])
+    two = compare_runs(changed(baseline, "typical", 0.1), baseline, ["anatomy"], ["dice"])
+    together = correct_together([one, two])
+    assert [c.family for c in together] == [24, 24]
+    expected = holm(np.concatenate([one.table["p"], two.table["p"]]))
+    np.testing.assert_array_equal(np.concatenate([c.table["p_holm"] for c in together]), expected)
+
+
+def test_scans_of_one_patient_are_one_pair_in_the_test(make_cases):
+    baseline = make_cases(num_cases=40)
+    run = baseline.assign(dice=baseline["dice"] + np.random.default_rng(0).normal(0.005, 0.02, len(baseline)))
+    single = row(compare_runs(run, baseline, [], ["dice"]), "all", "dice", "a")
+    four = {name: pd.concat([t.assign(case_id=t["case_id"] + f"_{i}") for i in range(4)], ignore_index=True)
+            for name, t in (("run", run), ("baseline", baseline))}  # fmt: skip
+    repeated = row(compare_runs(four["run"], four["baseline"], [], ["dice"]), "all", "dice", "a")
+    assert (repeated["n"], repeated["n_patients"]) == (160, 40)
+    assert repeated["p"] == pytest.approx(single["p"])
+    assert repeated[["ci_low", "ci_high"]].tolist() == pytest.approx(single[["ci_low", "ci_high"]].tolist())
+
+
+def test_a_group_below_the_minimum_n_gets_no_word(make_cases):
+    baseline = make_cases(num_cases=80)
+    run = changed(baseline, "rare", 0.1)
+    guarded = row(compare_runs(run, baseline, ["anatomy"], ["dice"], min_n=21), "rare", "dice", "a")
+    assert (guarded["verdict"], guarded["reason"]) == ("inconclusive", "too few patients")
+    assert guarded["difference"] == pytest.approx(0.1)  # shown all the same
+
+
+def test_mean_and_ranks_that_disagree_give_no_word():
+    rng = np.random.default_rng(0)
+    # 92 of 100 patients gain a little, 8 lose nearly all: the mean falls although most ranks rise.
+    gain = np.concatenate([rng.uniform(0.010, 0.011, 92), rng.uniform(-0.95, -0.90, 8)])
+    base = pd.DataFrame({"case_id": [f"c{i}" for i in range(100)], "structure": "a", "dice": 0.95})
+    base["patient_id"] = base["case_id"]
+    found = row(compare_runs(base.assign(dice=base["dice"] + gain), base, [], ["dice"]), "all", "dice", "a")
+    assert found["difference"] < -0.05
+    assert found["rank_direction"] == 1
+    assert (found["verdict"], found["reason"]) == ("inconclusive", "mean and ranks disagree")
 
 
 def test_equal_runs_are_inconclusive_everywhere(make_cases):

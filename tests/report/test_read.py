@@ -71,8 +71,22 @@ def test_a_failure_of_one_seed_enters_the_mean_with_its_penalty(make_cases, writ
         ("case_id,structure,DSC\nc1,a,0.9\n", {"metrics": {"dice": "DSC"}, "axes": ["DSC"]}, r"cannot group by DSC"),
         ("case_id,structure,dice\nc1,a,0.9\n", {"metrics": {"dice": "DSC"}}, r"no column 'DSC'"),
         ("case_id,structure,dice\nc1,a,0.9\nc2,a,good\n", {}, r"line 3: column 'dice' holds 'good'"),
+        (
+            "case_id,structure,dice\nc1,a,good\n\nc2,a,0.9\nc3,a,bad\nc4,a,ok\n",
+            {},
+            r"line 2: column 'dice' holds 'good', not a number \(and 2 more: lines 5, 6\)",
+        ),
         ("case_id;structure;dice\nc1;a;0,93\n", {}, r"line 2.*'0,93'.*decimal point"),
-        ("case_id,structure,dice\nc1,a,93.1\nc2,a,88.0\n", {}, r"93.1; this looks like percent.*--percent"),
+        (
+            "case_id,structure,dice\nc1,a,93.1\nc2,a,88.0\n",
+            {},
+            r"93.1; this looks like percent.*2 of 2 rows.*--percent",
+        ),
+        (
+            "case_id,structure,dice\nc1,a,0.93\n",
+            {"percent": True},
+            r"dice is 0.93 at most; these are fractions already",
+        ),
         ("case_id,structure,dice\nc1,a,0.9\nc2,a,1.7\n", {}, r"line 3: dice is 1.7; it must lie between 0 and 1"),
         ("case_id,structure,dice\nc1,a,0.9\nc1,a,0.8\n", {}, r"line 3: case 'c1', structure 'a' is there twice"),
         ("case_id,structure,dice\n,a,0.9\n", {}, r"line 2: no case_id"),

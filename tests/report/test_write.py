@@ -65,13 +65,14 @@ def test_the_page_needs_nothing_from_elsewhere(make_cases, tmp_path):
 
 
 def test_the_verdict_names_the_worst_group_and_what_changed(make_cases, tmp_path):
-    baseline, run = make_cases(), make_cases()
+    baseline, run = make_cases(num_cases=80), make_cases(num_cases=80)
     run.loc[run["anatomy"] == "rare", "dice"] += 0.1 * (run["dice"] > 0)
-    _, page = write(run, tmp_path, baseline=baseline, name="DRO", baseline_name="ERM")
+    _, page = write(run, tmp_path, baseline=baseline, axes=["anatomy"], name="DRO", baseline_name="ERM")
     text = words(page)
-    assert re.search(r"It is worst on anatomy = rare \(n = 6\)", text)
-    assert re.search(r"helped on anatomy = rare \( ?\+0\.09", text)
-    assert "inconclusive on anatomy = typical" in text
+    assert re.search(r"It is worst on anatomy = rare \(n = 20\)", text)
+    assert re.search(r"helped on anatomy = rare \( ?\+0\.(09|10)", text)
+    assert re.search(r"inconclusive on anatomy = typical \(.* \(the interval holds 0\)", text)
+    assert "one training each, so the luck of training is part of it" in text
     assert "1 structure was missed in 1 case ( b )" in text or "1 structure was missed in 1 case (b)" in text
 
 
@@ -135,6 +136,12 @@ def test_everything_undefined_is_said_and_not_a_crash(make_cases, tmp_path):
 def test_a_missing_column_is_named(make_cases, tmp_path):
     with pytest.raises(InputError, match="scanner"):
         write_report(make_cases(), tmp_path, axes=["scanner"])
+
+
+def test_a_repeated_row_is_named(make_cases, tmp_path):
+    cases = make_cases()
+    with pytest.raises(InputError, match="This run: case 'c00', structure 'a' is there twice"):
+        write_report(pd.concat([cases, cases.head(1)], ignore_index=True), tmp_path)
 
 
 def test_an_unwritable_folder_is_said(make_cases, tmp_path):

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from droseg.errors import InputError
-from droseg.metrics import OVERLAP_METRICS, higher_is_better, largest_value, penalized, share_diagonals
-from droseg.report.subgroups import MEAN, bootstrap_means, by_structure, iterate_groups, stream
+from droseg.metrics import OVERLAP_METRICS, bad_tail, higher_is_better, largest_value, penalized, share_diagonals
+from droseg.report.significance import ALPHA, fewest_pairs, holm, signed_rank
+from droseg.report.subgroups import (
+    MEAN,
+    MIN_PATIENTS,
+    bootstrap_means,
+    by_structure,
+    iterate_groups,
+    patient_sums,
+    patients_of,
+    stream,
+)
 
 Verdict = Literal["helped", "hurt", "inconclusive"]
 
@@ -26,11 +37,16 @@ COLUMNS = (
     "difference",
     "ci_low",
     "ci_high",
+    "n_patients",
+    "p",
+    "p_holm",
     "verdict",
+    "reason",
     "baseline_tail",
     "tail",
     "baseline_worst",
     "worst",
+    "rank_direction",
 )
 
 
@@ -43,12 +59,28 @@ class Comparison:
         only_run: cases that the baseline does not have; left out of the table.
         only_baseline: cases that only the baseline has; left out of the table.
         min_effect: per metric, the smallest |difference| that is called helped or hurt.
+        family: number of tests that `p_holm` is corrected for: all rows of all comparisons of one report.
+        min_n: patients that a group needs for a word.
     """
 
     table: pd.DataFrame
     only_run: list[str]
     only_baseline: list[str]
     min_effect: dict[str, float]
+    family: int
+    min_n: int = MIN_PATIENTS
+
+    def rule(self) -> str:
+        """Return the rule behind the words, for people."""
+        return (
+            "Helped or hurt: Wilcoxon's signed-rank test over patients, corrected by Holm for all "
+            f"{self.family} tests of this report (every group, structure, metric and compared run), has p of at most "
+            f"{ALPHA:g}; the 95 % interval of the mean difference excludes 0 on the same side; the difference is at "
+            f"least the minimum effect; and the group has at least {max(self.min_n, MIN_PATIENTS)} patients. Anything "
+            f"else is inconclusive, which is not the same as no difference. In a family of {self.family}, fewer than "
+            f"{fewest_pairs(self.family)} patients cannot pass whatever they show; a report of fewer axes, structures "
+            "and metrics, chosen before the results, tests fewer."
+        )
 
 
 def default_min_effect(metric: str) -> float:
@@ -65,6 +97,7 @@ def compare_runs(
     metrics: Sequence[str],
     *,
     min_effect: Mapping[str, float] | None = None,
+    min_n: int = MIN_PATIENTS,
     num_bootstrap: int = 2000,
     seed: int = 0,
 ) -> Comparison:
@@ -75,7 +108,9 @@ def compare_runs(
     the diagonal of the case that either table gives, else the largest finite distance of both.
     Means, tails and worst values are those of the paired cases, so that both runs are judged on the same ones. `tail`
     is the 10th percentile of a score and the 90th of a distance. `ci_low, ci_high`: 95 % bootstrap of the mean
-    difference over patients, NaN for fewer than 5. Groups are those of the run. `verdict`: see `verdict`.
+    difference over patients, NaN for fewer than 5, of each row alone. `p`: Wilcoxon's signed-rank test of the patients'
+    mean differences; `p_holm`: corrected for the family, all rows of the table. Groups are those of the run.
+    `verdict` and, where it is inconclusive, `reason`: see `verdict`.
 
     Raises:
         InputError: if the two runs have no case or no structure in common.
@@ -89,27 +124,70 @@ def compare_runs(
         run = {m: by_structure(members, f"{m}_run", names) for m in metrics}
         base = {m: by_structure(members, f"{m}_base", names) for m in metrics}
         differences = np.hstack([(run[m] - base[m]).to_numpy(dtype=float) for m in metrics])
-        patients = members.drop_duplicates("case_id").set_index("case_id")["patient_id"].reindex(run[metrics[0]].index)
-        intervals = bootstrap_means(differences, patients.to_numpy(), num_bootstrap, stream(seed, axis, group))
+        patients = patients_of(members, run[metrics[0]].index)
+        intervals = bootstrap_means(differences, patients, num_bootstrap, stream(seed, axis, group))
+        tests = _tests(differences, patients)
         for metric, metric_intervals in zip(metrics, np.split(intervals, len(metrics)), strict=True):
             for interval, structure in zip(metric_intervals, [*names, MEAN], strict=True):
-                row = _row(run[metric][structure], base[metric][structure], metric, interval, limits[metric])
-                rows.append({"axis": axis, "group": group, "structure": structure, "metric": metric, **row})
+                row = _row(run[metric][structure], base[metric][structure], metric, interval)
+                key = {"axis": axis, "group": group, "structure": structure, "metric": metric}
+                rows.append({**key, **row, **next(tests)})
     table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = table[table["n"] > 0].reset_index(drop=True)
     shared = set(run_ids) & set(base_ids)
-    return Comparison(
-        table[table["n"] > 0].reset_index(drop=True),
-        [c for c in run_ids if c not in shared],
-        [c for c in base_ids if c not in shared],
-        limits,
-    )
+    only_run, only_baseline = ([c for c in ids if c not in shared] for ids in (run_ids, base_ids))
+    return correct_together([Comparison(table, only_run, only_baseline, limits, 0, min_n)])[0]
 
 
-def verdict(difference: float, low: float, high: float, metric: str, min_effect: float) -> Verdict:
-    """Return "helped" or "hurt" if the interval excludes 0 and |difference| >= min_effect, else "inconclusive"."""
-    if not (np.isfinite(low) and np.isfinite(high)) or low <= 0 <= high or abs(difference) < min_effect:
-        return "inconclusive"
-    return "helped" if (difference > 0) == higher_is_better(metric) else "hurt"
+def correct_together(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return the comparisons of one report with `p_holm` and the words for the family of all their rows."""
+    tables = [comparison.table for comparison in comparisons]
+    adjusted = np.split(holm(np.concatenate([t["p"] for t in tables])), np.cumsum([len(t) for t in tables])[:-1])
+    result = []
+    for comparison, p_holm in zip(comparisons, adjusted, strict=True):
+        table = comparison.table.assign(p_holm=p_holm)
+        words = [_word(row, comparison) for row in table.to_dict("records")]
+        table = table.assign(verdict=[word for word, _ in words], reason=[reason for _, reason in words])
+        result.append(replace(comparison, table=table, family=sum(map(len, tables))))
+    return result
+
+
+def verdict(
+    difference: float, low: float, high: float, metric: str, min_effect: float, *, p_holm: float
+) -> tuple[Verdict, str]:
+    """Return the word and, if it is "inconclusive", why.
+
+    "helped" or "hurt" if the interval excludes 0, |difference| >= min_effect and p_holm <= `ALPHA`.
+    """
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "inconclusive", "no interval"
+    if low <= 0 <= high:
+        return "inconclusive", "the interval holds 0"
+    if abs(difference) < min_effect:
+        return "inconclusive", "below the minimum effect"
+    if not p_holm <= ALPHA:
+        return "inconclusive", "not after Holm's correction"
+    return ("helped" if (difference > 0) == higher_is_better(metric) else "hurt"), ""
+
+
+def _word(row: Mapping[Any, Any], comparison: Comparison) -> tuple[Verdict, str]:
+    if row["n_patients"] < max(comparison.min_n, MIN_PATIENTS):
+        return "inconclusive", "too few patients"
+    limit = comparison.min_effect[row["metric"]]
+    word, reason = verdict(row["difference"], row["ci_low"], row["ci_high"], row["metric"], limit, p_holm=row["p_holm"])
+    if word != "inconclusive" and row["rank_direction"] * row["difference"] < 0:
+        return "inconclusive", "mean and ranks disagree"
+    return word, reason
+
+
+def _tests(differences: NDArray[np.float64], patients: NDArray[np.object_]) -> Iterator[dict[str, float]]:
+    """Yield per column the signed-rank test of the patients' mean differences: scans of one patient are one pair."""
+    codes, names = pd.factorize(patients)
+    sums, counts = patient_sums(differences, codes, len(names))
+    for column_sums, column_counts in zip(sums.T, counts.T, strict=True):
+        there = column_counts > 0
+        p, direction = signed_rank(column_sums[there] / column_counts[there])
+        yield {"n_patients": int(there.sum()), "p": p, "rank_direction": direction}
 
 
 def _pairs(cases: pd.DataFrame, baseline: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
@@ -129,15 +207,12 @@ def _pairs(cases: pd.DataFrame, baseline: pd.DataFrame, metrics: Sequence[str]) 
     return pairs
 
 
-def _row(
-    run: pd.Series, base: pd.Series, metric: str, interval: np.ndarray, min_effect: float
-) -> dict[str, float | str]:
+def _row(run: pd.Series, base: pd.Series, metric: str, interval: NDArray[np.float64]) -> dict[str, float]:
     both = run.notna() & base.notna()
     run_values, base_values = run[both].to_numpy(dtype=float), base[both].to_numpy(dtype=float)
     if not len(run_values):
         return {"n": 0}
-    better = higher_is_better(metric)
-    tail, worst = (10, np.min) if better else (90, np.max)
+    worst = np.min if higher_is_better(metric) else np.max
     difference = float((run_values - base_values).mean())
     low, high = float(interval[0]), float(interval[1])
     return {
@@ -147,9 +222,8 @@ def _row(
         "difference": difference,
         "ci_low": low,
         "ci_high": high,
-        "verdict": verdict(difference, low, high, metric, min_effect),
-        "baseline_tail": float(np.percentile(base_values, tail)),
-        "tail": float(np.percentile(run_values, tail)),
+        "baseline_tail": bad_tail(base_values, metric),
+        "tail": bad_tail(run_values, metric),
         "baseline_worst": float(worst(base_values)),
         "worst": float(worst(run_values)),
     }

@@ -9,23 +9,9 @@ import pandas as pd
 
 from droseg.metrics import higher_is_better, is_false_positive, is_missed
 from droseg.metrics.groups import ALL
+from droseg.metrics.names import metric_label, tail_percentile
 from droseg.report.compare import Comparison
-from droseg.report.subgroups import MEAN
-
-LABELS = {
-    "dice": "Dice",
-    "hd_mm": "Hausdorff (mm)",
-    "hd95_mm": "HD95 (mm)",
-    "assd_mm": "ASSD (mm)",
-    "nsd": "Surface Dice (NSD)",
-}
-
-
-def metric_label(metric: str) -> str:
-    """Return how people write a metric."""
-    return LABELS.get(
-        metric, metric.removesuffix("_mm").replace("_", " ") + (" (mm)" if metric.endswith("_mm") else "")
-    )
+from droseg.report.subgroups import MEAN, MIN_PATIENTS, SMALL
 
 
 def format_value(value: float, metric: str, sign: bool = False) -> str:
@@ -34,6 +20,16 @@ def format_value(value: float, metric: str, sign: bool = False) -> str:
         return "–"
     digits = 3 if higher_is_better(metric) and abs(value) < 10 else 2 if abs(value) < 10 else 1
     return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def size_sign(size: str) -> str:
+    """Return the mark of a group by its `size`: a double dagger without an interval, a dagger if small."""
+    return {"too few": "‡", "small": "†"}.get(size, "")
+
+
+SIZE_LEGEND = (
+    f"† fewer than {SMALL} patients: intervals tend to be too narrow; ‡ fewer than {MIN_PATIENTS}: no interval."
+)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -52,22 +48,23 @@ def group_table(penalized_groups: pd.DataFrame, metric: str, comparison: Compari
     """Return group, n, mean, tail and worst case of one metric (structure=mean), and the difference to a baseline.
 
     Args:
-        penalized_groups: a `subgroup_table` of penalized values.
+        penalized_groups: a `subgroup_table` of penalized values, or a `penalized_table`, which marks small groups.
         metric: the metric to show.
         comparison: against a baseline, if there is one.
     """
-    tail = "p10" if higher_is_better(metric) else "p90"
+    tail = f"p{tail_percentile(metric)}"
     header = ["group", "n", f"mean {metric_label(metric)}", tail, "worst"]
     if comparison is not None:
-        header += ["difference to baseline [95 % interval]", ""]
+        header += ["difference to baseline [95 % interval]", "", "why"]
     changes = _by_group(comparison.table, metric) if comparison is not None else {}
     rows = []
     for key, row in _by_group(penalized_groups, metric).items():
-        cells = [" = ".join(key) if key[0] != ALL else "all", f"{row['n']}"]
+        cells = [" = ".join(key) if key[0] != ALL else "all", f"{row['n']}{size_sign(str(row.get('size', '')))}"]
         cells += [format_value(row[c], metric) for c in ("mean", tail, "worst")]
         if comparison is not None:
             change = changes.get(key)
-            cells += ["–", ""] if change is None else [interval_text(change, metric), str(change["verdict"])]
+            words = [str(change["verdict"]), str(change["reason"])] if change is not None else ["", ""]
+            cells += ["–" if change is None else interval_text(change, metric), *words]
         rows.append(cells)
     return text_table(header, rows)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,17 +104,17 @@ def _draw(
     if pred is None:
         raise DrosegError(f"{pred_path} lies on another grid than the reference.")
     image, caption_image = _read_image(case.images[0], label.shape, affine)
-    volumes, affine = _to_ras([image, label, pred], affine)
+    volumes, affine = to_ras([image, label, pred], affine)
     axis, index = _slice_of(volumes[1], volumes[2], datalist.structures.get(structure, ()), affine)
     spacing = np.delete(voxel_sizes(affine), axis)
-    frame = _frame(np.any((volumes[1] > 0) | (volumes[2] > 0), axis=axis, keepdims=False), spacing)
+    frame = frame_of(np.any((volumes[1] > 0) | (volumes[2] > 0), axis=axis, keepdims=False), spacing)
     planes = [np.take(volume, index, axis=axis)[frame] for volume in volumes]
-    gray = _upright(_window(planes[0], volumes[0]), spacing, order=1)
-    reference, prediction = (_upright(p, spacing, order=0) for p in planes[1:])
+    gray = upright(window(planes[0], volumes[0]), spacing, order=1)
+    reference, prediction = (upright(p, spacing, order=0) for p in planes[1:])
     colors = structure_colors(datalist)
-    panels = [(caption_image, _rgb(gray))]
+    panels = [(caption_image, gray_rgb(gray))]
     for caption, labels in (("reference", reference), ("prediction", prediction)):
-        panels.append((caption, _overlay(gray, labels, datalist, colors, structure)))
+        panels.append((caption, overlay(gray, labels, datalist.structures, colors, structure)))
     center = (np.asarray(volumes[1].shape) - 1) / 2
     center[axis] = index
     position = float((affine @ np.append(center, 1))[axis])
@@ -135,9 +135,10 @@ def _read_image(path: Path, shape: Sequence[int], affine: NDArray[np.float64]) -
     return np.nan_to_num(array.astype(np.float32)), "image"
 
 
-def _to_ras(
+def to_ras(
     volumes: Sequence[NDArray[Any]], affine: NDArray[np.float64]
 ) -> tuple[list[NDArray[Any]], NDArray[np.float64]]:
+    """Return the volumes with their axes nearest to right, front and up, and their affine."""
     transform = ornt_transform(io_orientation(affine), axcodes2ornt("RAS"))
     return [apply_orientation(v, transform) for v in volumes], affine @ inv_ornt_aff(transform, volumes[0].shape)
 
@@ -156,7 +157,7 @@ def _slice_of(
     return axis, int(wrong.argmax())
 
 
-def _frame(projection: NDArray[np.bool_], spacing: NDArray[np.float64]) -> tuple[slice, ...]:
+def frame_of(projection: NDArray[np.bool_], spacing: NDArray[np.float64]) -> tuple[slice, ...]:
     """Return the square part of the plane that holds all structures of the volume with `_MARGIN_MM` around them."""
     corners = [np.flatnonzero(projection.any(axis=1 - a))[[0, -1]] for a in (0, 1)] if projection.any() else []
     if not corners:
@@ -169,7 +170,7 @@ def _frame(projection: NDArray[np.bool_], spacing: NDArray[np.float64]) -> tuple
     return tuple(frame)
 
 
-def _window(plane: NDArray[np.float32], volume: NDArray[np.float32]) -> NDArray[np.float32]:
+def window(plane: NDArray[np.float32], volume: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the plane scaled to 0..1 between percentiles of the volume's foreground."""
     foreground = volume[volume > volume.min()]
     low, high = np.percentile(foreground, (1, 99.5)) if foreground.size else (0.0, 1.0)
@@ -177,23 +178,28 @@ def _window(plane: NDArray[np.float32], volume: NDArray[np.float32]) -> NDArray[
     return np.clip((plane - low) / max(float(high) - low, 1e-6), 0, 1).astype(np.float32)
 
 
-def _upright(plane: NDArray[Any], spacing: NDArray[np.float64], order: int) -> NDArray[Any]:
+def upright(plane: NDArray[Any], spacing: NDArray[np.float64], order: int) -> NDArray[Any]:
     """Return the plane with square pixels, `_SIZE` on its longer side, second axis up, first axis to the left."""
     scale = _SIZE / (np.asarray(plane.shape) * spacing).max()
     zoomed = ndimage.zoom(plane, spacing * scale, order=order, mode="nearest", grid_mode=True)
     return zoomed[::-1, ::-1].T
 
 
-def _rgb(gray: NDArray[np.float32]) -> NDArray[np.uint8]:
+def gray_rgb(gray: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the picture of a plane of 0..1, shape (H, W, 3)."""
     return np.repeat((gray * 255).astype(np.uint8)[..., None], 3, axis=-1)
 
 
-def _overlay(
-    gray: NDArray[np.float32], labels: NDArray[np.integer], datalist: Datalist, colors: dict[str, str], worst: str
+def overlay(
+    gray: NDArray[np.float32],
+    labels: NDArray[np.integer],
+    structures: Mapping[str, Sequence[int]],
+    colors: Mapping[str, str],
+    worst: str,
 ) -> NDArray[np.uint8]:
-    """Return the image with all structures tinted, the worst one stronger and outlined."""
-    rgb = _rgb(gray).astype(np.float32)
-    for name, values in datalist.structures.items():
+    """Return the image with all structures (name -> values) tinted, the worst one stronger and outlined."""
+    rgb = gray_rgb(gray).astype(np.float32)
+    for name, values in structures.items():
         mask = np.isin(labels, values)
         color = np.array([int(colors[name][i : i + 2], 16) for i in (1, 3, 5)], dtype=np.float32)
         share = 0.6 if name == worst else 0.32

@@ -1,4 +1,4 @@
-"""Strip plots as SVG text: every case a point, named on hover, one lane per group and run."""
+"""Strip plots as SVG text: every case a mark, named on hover, one lane per group and run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,22 @@ import pandas as pd
 
 from droseg.metrics import OVERLAP_METRICS, higher_is_better, is_false_positive, is_missed
 from droseg.metrics.groups import ALL, case_values
-from droseg.report.console import format_value, metric_label
-from droseg.report.subgroups import iterate_groups
+from droseg.report.console import format_value, metric_label, size_sign
+from droseg.report.subgroups import iterate_groups, size_mark
 
-# Okabe and Ito's palette: told apart with any color vision; the runs differ in shape too.
-RUN_COLOR = "#0072B2"
-BASELINE_COLOR = "#B85C00"
 _WIDTH, _LEFT, _RIGHT, _FAILED = 520, 12, 12, 60
 _LANE, _TITLE, _GAP, _FOOT = 26, 20, 12, 34
-_MANY = 400  # above, the lane of all cases shows its box only: each case is a point in its group's lane
+# Around the point: circle, diamond, triangle up, square, triangle down, hexagon. Colors in style.py, same order.
+_SHAPES = (
+    "",
+    "M{x:.1f} {y:.1f}m0-3.8l3.8 3.8-3.8 3.8-3.8-3.8z",
+    "M{x:.1f} {y:.1f}m0-3.8l3.7 6.4h-7.4z",
+    "M{x:.1f} {y:.1f}m-2.9-2.9h5.8v5.8h-5.8z",
+    "M{x:.1f} {y:.1f}m0 3.8l3.7-6.4h-7.4z",
+    "M{x:.1f} {y:.1f}m-1.8-3.1h3.6l1.8 3.1-1.8 3.1h-3.6l-1.8-3.1z",
+)
+MOST_RUNS = len(_SHAPES)
+"""More runs than these cannot be told apart."""
 
 
 @dataclass(frozen=True)
@@ -30,51 +37,11 @@ class _Scale:
     step: float
     right: float
 
-    def x(self, value: float) -> float:
+    def x(self, value: Any) -> Any:
         return _LEFT + (value - self.low) / (self.high - self.low) * (self.right - _LEFT)
 
 
-def strip_plot(
-    cases: pd.DataFrame, baseline: pd.DataFrame | None, axes: Sequence[str], metric: str, names: tuple[str, str]
-) -> str:
-    """Return one SVG: per group a lane with the cases of the run, and below it one with those of the baseline.
-
-    A point is the mean over the structures of a case that have a value. A case with a missed or false-positive
-    structure is a cross: at its penalized value for scores, in a field of its own for distances, whose penalty (the
-    image diagonal) would squeeze the rest.
-
-    Args:
-        cases: cases table of the run.
-        baseline: that of the baseline, or None; its cases are grouped as the run's.
-        axes: group axes.
-        metric: column to plot.
-        names: of the run and of the baseline.
-    """
-    points = [_case_points(cases, axes, metric)]
-    if baseline is not None:
-        own = cases.drop_duplicates("case_id")[["case_id", *axes]]
-        points.append(_case_points(baseline.drop(columns=[a for a in axes if a in baseline]).merge(own), axes, metric))
-    field = not higher_is_better(metric) and any(p["failed"].any() for p in points)
-    scale = _scale(points, metric, _WIDTH - _RIGHT - (_FAILED if field else 0))
-    y, body = 4.0, []
-    groups = [list(iterate_groups(p, axes)) for p in points]
-    for axis, group, members in groups[0]:
-        y += _TITLE
-        body.append(_lane_title(axis, group, members, metric, y - 6))
-        for run, table in enumerate(points):
-            rows = table if axis == ALL else table[table[axis].astype(str) == group]
-            body.append(_lane(rows, scale, metric, y, run, names[run], box_only=axis == ALL and len(rows) > _MANY))
-            y += _LANE
-        y += _GAP
-    height = y + _FOOT
-    label = escape(f"{metric_label(metric)} of every case by group")
-    return (
-        f'<svg class="plot" viewBox="0 0 {_WIDTH} {height:g}" role="img" aria-label="{label}">'
-        f"{_axis(scale, metric, y, field)}{''.join(body)}</svg>"
-    )
-
-
-def _case_points(cases: pd.DataFrame, axes: Sequence[str], metric: str) -> pd.DataFrame:
+def case_points(cases: pd.DataFrame, axes: Sequence[str], metric: str) -> pd.DataFrame:
     """Return one row per case: value to draw, penalized value, whether it failed, and what to say on hover."""
     failed = is_missed(cases) | is_false_positive(cases)
     shown = cases.assign(_value=cases[metric].astype(float), _failed=failed)
@@ -89,10 +56,51 @@ def _case_points(cases: pd.DataFrame, axes: Sequence[str], metric: str) -> pd.Da
         },
         index=pd.Index(cases["case_id"].unique(), name="case_id"),
     ).fillna({"missed": "", "false_positive": ""})
-    table = table.join(cases.drop_duplicates("case_id").set_index("case_id")[list(axes)])
+    table = table.join(cases.drop_duplicates("case_id").set_index("case_id")[["patient_id", *axes]])
     if higher_is_better(metric):
         table["value"] = table["penalized"]
     return table.reset_index()
+
+
+def strip_plot(points: Sequence[pd.DataFrame], names: Sequence[str], axis: str, metric: str, named: int | None) -> str:
+    """Return one SVG: per group of the axis a lane for each run, all on one scale whatever the axis.
+
+    A mark is the mean over the structures of a case that have a value. A case with a missed or false-positive structure
+    is a cross: at its penalized value for scores, in a field of its own for distances, whose penalty (the image
+    diagonal) would squeeze the rest.
+
+    Args:
+        points: `case_points` of each run.
+        names: of the runs.
+        axis: group axis, or `ALL` for one lane of all cases.
+        metric: what the points show.
+        named: in a lane of more cases, as many of the worst are named marks and the others dots; None: all are named.
+    """
+    field = not higher_is_better(metric) and any(p["failed"].any() for p in points)
+    scale = _scale(points, metric, _WIDTH - _RIGHT - (_FAILED if field else 0))
+    y, body = 4.0, []
+    groups: dict[str, None] = {}
+    for table in points:
+        found = [g for a, g, _ in iterate_groups(table, [] if axis == ALL else [axis]) if a == axis]
+        groups |= dict.fromkeys(found)
+    for group in sorted(groups):
+        y += _TITLE
+        lanes = [p if axis == ALL else p[p[axis].astype(str) == group] for p in points]
+        body.append(_lane_title(axis, group, lanes, metric, y - 6))
+        for run, rows in enumerate(lanes):
+            body.append(_lane(rows, scale, metric, y, run, names[run], named))
+            y += _LANE
+        y += _GAP
+    label = escape(f"{metric_label(metric)} of every case" + ("" if axis == ALL else f" by {axis}"))
+    return (
+        f'<svg class="plot" viewBox="0 0 {_WIDTH} {y + _FOOT:g}" role="img" aria-label="{label}">'
+        f"{_axis(scale, metric, y, field)}{''.join(body)}</svg>"
+    )
+
+
+def legend_mark(run: int) -> str:
+    """Return the mark of a run for a legend, as SVG."""
+    return f'<svg viewBox="0 0 14 14" class="run{run}">{_mark(run, 7, 7, "")}</svg>'
 
 
 def _names(rows: pd.DataFrame) -> pd.Series:
@@ -135,19 +143,22 @@ def _axis(scale: _Scale, metric: str, bottom: float, field: bool) -> str:
     return f'<path class="grid" d="{lines}"/><g class="ticks">{texts}{name}</g>'
 
 
-def _lane_title(axis: str, group: str, members: pd.DataFrame, metric: str, y: float) -> str:
-    name = "All cases" if axis == ALL else f"{axis}: {group}"
-    mean = members["penalized"].mean()
+def _lane_title(axis: str, group: str, lanes: Sequence[pd.DataFrame], metric: str, y: float) -> str:
+    """Return name and size of a group, and its mean if there is one run only."""
+    name = "All cases" if axis == ALL else group
+    members = max(lanes, key=len)
+    patients = members.loc[members["penalized"].notna(), "patient_id"].nunique()
+    text = f"n = {len(members)}{size_sign(size_mark(patients))}"
+    if len(lanes) == 1:
+        text += f", mean {format_value(members['penalized'].mean(), metric)}"
     return (
         f'<text class="lane" x="{_LEFT}" y="{y:.1f}"><tspan>{escape(name)}</tspan>'
-        f'<tspan class="quiet" dx="8">n = {len(members)}, mean {format_value(mean, metric)}</tspan></text>'
+        f'<tspan class="quiet" dx="8">{text}</tspan></text>'
     )
 
 
-def _lane(
-    rows: pd.DataFrame, scale: _Scale, metric: str, top: float, run: int, name: str, *, box_only: bool = False
-) -> str:
-    """Return box, mean and points of one run in one group; the box holds the drawn values' quartiles."""
+def _lane(rows: pd.DataFrame, scale: _Scale, metric: str, top: float, run: int, name: str, named: int | None) -> str:
+    """Return box and marks of one run in one group; the box holds the drawn values' quartiles."""
     y = top + _LANE / 2
     values = rows["value"].dropna().to_numpy(dtype=float)
     parts = []
@@ -158,8 +169,12 @@ def _lane(
             f'<rect class="box" x="{q1:.1f}" y="{y - 9:.1f}" width="{max(q3 - q1, 1):.1f}" height="18" rx="2"/>'
         )
         parts.append(f'<path class="median" d="M{median:.1f} {y - 9:.1f}v18"/>')
-    if not box_only:
-        parts += [_point(row, i, scale, metric, y, run, name) for i, row in enumerate(_records(rows))]
+    shown = rows[np.isfinite(rows["penalized"])]
+    if named is not None and len(shown) > named:
+        worst = shown["penalized"].rank(method="first", ascending=higher_is_better(metric)) <= named
+        parts.append(_dots(shown[~worst], scale, metric, y))
+        shown = shown[worst]
+    parts += [_point(row, i, scale, metric, y, run, name) for i, row in enumerate(_records(shown))]
     return f'<g class="run{run}">{"".join(parts)}</g>'
 
 
@@ -167,19 +182,40 @@ def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return rows.to_dict("records")  # type: ignore[return-value]
 
 
+def _dots(rows: pd.DataFrame, scale: _Scale, metric: str, y: float) -> str:
+    """Return all values as one path; two on the same pixel are drawn once."""
+    index = np.arange(len(rows))
+    x = scale.x(rows["value"].to_numpy(dtype=float))
+    if not higher_is_better(metric):
+        x = np.where(rows["failed"], _failed_x(index, scale), x)
+    places = np.unique(np.rint(np.column_stack([x, y + _jitter(index)])).astype(int), axis=0)
+    return f'<path class="dots" d="{"".join(f"M{a} {b}h0" for a, b in places.tolist())}"/>'
+
+
+def _failed_x(index: Any, scale: _Scale) -> Any:
+    """Return where failed cases lie if their penalty would squeeze the scale: in a field of their own."""
+    return scale.right + 37 + ((index * 0.754878) % 1 - 0.5) * 36
+
+
+def _jitter(index: Any) -> Any:
+    return ((index * 0.618034) % 1 - 0.5) * (_LANE - 10)  # golden-ratio steps: spread without two the same
+
+
 def _point(row: dict[str, Any], index: int, scale: _Scale, metric: str, y: float, run: int, name: str) -> str:
-    if not np.isfinite(row["penalized"]):
-        return ""
-    y += ((index * 0.618034) % 1 - 0.5) * (_LANE - 10)  # golden-ratio steps: spread without two the same
+    in_field = row["failed"] and not higher_is_better(metric)
+    x, y = _failed_x(index, scale) if in_field else scale.x(row["value"]), y + _jitter(index)
     value = format_value(row["penalized"], metric)
     title = f"{row['case_id']} ({name}): {value}"
     title += f"; missed {row['missed']}" if row["missed"] else ""
     title += f"; false positive {row['false_positive']}" if row["false_positive"] else ""
     hover = f"<title>{escape(title)}</title>"
     if row["failed"]:
-        in_field = not higher_is_better(metric)
-        x = (scale.right + 37 + ((index * 0.754878) % 1 - 0.5) * 36) if in_field else scale.x(row["value"])
         return f'<path class="failed" d="M{x - 3.5:.1f} {y - 3.5:.1f}l7 7m0-7l-7 7">{hover}</path>'
-    if run:
-        return f'<path d="M{scale.x(row["value"]):.1f} {y - 3.8:.1f}l3.8 3.8-3.8 3.8-3.8-3.8z">{hover}</path>'
-    return f'<circle cx="{scale.x(row["value"]):.1f}" cy="{y:.1f}" r="3.2">{hover}</circle>'
+    return _mark(run, x, y, hover)
+
+
+def _mark(run: int, x: float, y: float, hover: str) -> str:
+    shape = _SHAPES[run % MOST_RUNS]
+    if not shape:
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2">{hover}</circle>'
+    return f'<path class="mark" d="{shape.format(x=x, y=y)}">{hover}</path>'

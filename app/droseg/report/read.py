@@ -6,17 +6,19 @@ import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from droseg.errors import InputError
-from droseg.metrics import COLUMNS, METRICS, OVERLAP_METRICS
+from droseg.metrics import COLUMNS, METRICS, OVERLAP_METRICS, has_direction, is_metric, is_own_column
 from droseg.report.seeds import SEED, average_seeds, group_axes, refuse_own_columns
 
 PathLike = str | os.PathLike[str]
 
 _VOLUMES = ("volume_ref_ml", "volume_pred_ml")
+_SHOWN = 10  # line numbers that an error names
 _UNDEFINED = {"", "na", "n/a", "nan", "none", "null", "-", "inf", "+inf", "-inf", "infinity"}
 
 
@@ -102,9 +104,9 @@ def _read_text_table(path: Path) -> pd.DataFrame:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()
         separator = max(",;\t", key=header.count)
-        table = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
-        )
+        options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
+        # Blank lines are read, and left out below: skipped by pandas, they would shift the line numbers of errors.
+        table = pd.read_csv(path, sep=separator, skipinitialspace=True, skip_blank_lines=False, **options)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; give a CSV with one row per case and structure.") from error
     except IsADirectoryError as error:
@@ -117,9 +119,11 @@ def _read_text_table(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: not a CSV with a header line ({error}).") from error
     table.columns = [str(c).strip() for c in table.columns]
     table.index = pd.RangeIndex(2, len(table) + 2)
+    table = table.apply(lambda column: column.str.strip())
+    table = table[(table != "").any(axis=1)]
     if table.empty:
         raise InputError(f"{path}: a header but no rows; was the evaluation empty?")
-    return table.apply(lambda column: column.str.strip())
+    return table
 
 
 def _need(table: pd.DataFrame, column: str, path: Path, hint: str) -> None:
@@ -153,7 +157,7 @@ def _own_names(
     for name, column in columns.items():
         _need(raw, column, path, f"Name the right one by {hints[name]}.")
     if metrics is None:
-        metrics = {m: m for m in METRICS if m in raw.columns}
+        metrics = {m: m for m in [*METRICS, *raw.columns] if m in raw.columns and is_metric(m) and has_direction(m)}
         if not metrics:
             _need(raw, "dice", path, "Name the metrics by --metric NAME:COLUMN, e.g. --metric dice:DSC.")
     for column in metrics.values():
@@ -161,7 +165,7 @@ def _own_names(
     if axes is None:
         own_file = {"case_id", "patient_id", "structure", *_VOLUMES} <= set(raw.columns)
         used = {*columns.values(), *metrics.values(), *COLUMNS, "diagonal_mm"}
-        axes = [c for c in raw.columns if own_file and c not in used]
+        axes = [c for c in raw.columns if own_file and c not in used and not is_own_column(c)]
     else:
         refuse_own_columns(axes, {*columns.values(), *metrics, *metrics.values()}, source=f"{path}: ")
     for column in axes:
@@ -187,13 +191,12 @@ def _numbers(column: pd.Series, path: Path) -> pd.Series:
     values = pd.to_numeric(column.mask(text.isin(_UNDEFINED)), errors="coerce").astype(float)
     bad = values.isna() & ~text.isin(_UNDEFINED)
     if bad.any():
-        line = _first_line(bad)
-        comma = (
-            "; use a decimal point" if "," in column[line] else "; correct the field, or leave it empty if undefined"
-        )
-        more = f" (and {int(bad.sum()) - 1} more)" if bad.sum() > 1 else ""
+        lines = bad.index[bad]
+        text = column[lines[0]]
+        advice = "use a decimal point" if "," in text else "correct the field, or leave it empty if undefined"
+        more = f" (and {len(lines) - 1} more: {_lines(lines[1:])})" if len(lines) > 1 else ""
         raise InputError(
-            f"{path}, line {line}: column '{column.name}' holds '{column[line]}', not a number{more}{comma}."
+            f"{path}, line {lines[0]}: column '{column.name}' holds '{text}', not a number{more}; {advice}."
         )
     return values.where(np.isfinite(values))
 
@@ -214,6 +217,10 @@ def _check_values(table: pd.DataFrame, path: Path, percent: bool) -> None:
     _check_groups(table, group_axes(table), str(path))
     for metric in (m for m in OVERLAP_METRICS if m in table.columns):
         if percent:
+            if table[metric].max() <= 1 and (table[metric] > 0).any():
+                raise InputError(
+                    f"{path}: {metric} is {table[metric].max():g} at most; these are fractions already. Drop --percent."
+                )
             table[metric] = table[metric] / 100
         outside = (table[metric] < 0) | (table[metric] > 1 + 1e-6)
         if not outside.any():
@@ -221,8 +228,17 @@ def _check_values(table: pd.DataFrame, path: Path, percent: bool) -> None:
         line = _first_line(outside)
         value = f"{path}, line {line}: {metric} is {table[metric][line]:g}"
         if not percent and table[metric].max() <= 100 and table[metric].median() > 2:
-            raise InputError(f"{value}; this looks like percent, fractions (0 to 1) are expected. Add --percent.")
+            count = f" ({int(outside.sum())} of {len(table)} rows are above 1)"
+            raise InputError(
+                f"{value}; this looks like percent, fractions (0 to 1) are expected{count}. Add --percent."
+            )
         raise InputError(f"{value}; it must lie between 0 and {100 if percent else 1}.")
+
+
+def _lines(numbers: pd.Index) -> str:
+    """Return "line 3", or "lines 3, 7 ..." of which the first few are named."""
+    shown = ", ".join(map(str, numbers[:_SHOWN]))
+    return f"line{'s' if len(numbers) > 1 else ''} {shown}{' ...' if len(numbers) > _SHOWN else ''}"
 
 
 def _first_line(rows: pd.Series) -> int:

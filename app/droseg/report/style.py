@@ -45,6 +45,9 @@ thead th { border-bottom: 2px solid var(--line); }
 th:first-child, td:first-child, .left { text-align: left; }
 td:first-child { font-weight: 600; }
 tr.all td { border-bottom: 2px solid var(--line); }
+tr.unranked td { color: var(--quiet); font-weight: 400; }
+h3.run { font-size: 1.125rem; border-bottom: 2px solid var(--line); padding-bottom: 4px; }
+h4 { font-size: 0.9375rem; margin: 4px 0; }
 tr.worst td:first-child { box-shadow: inset 3px 0 0 var(--bad); padding-left: 10px; }
 td small { color: var(--quiet); font-size: 0.8125rem; font-weight: 400; }
 .text th, .text td { text-align: left; }
@@ -59,10 +62,15 @@ td small { color: var(--quiet); font-size: 0.8125rem; font-weight: 400; }
 .plot .lane { font-weight: 600; }
 .plot .quiet { fill: var(--quiet); font-weight: 400; font-size: 12px; }
 .plot .field { fill: #f7eef0; }
+/* Okabe and Ito's palette, darkened where text stands in it: told apart with any color vision; shapes differ too. */
 .run0 { fill: var(--accent); stroke: var(--accent); }
 .run1 { fill: var(--other); stroke: var(--other); }
-.run0 circle { fill-opacity: 0.55; stroke: #fff; stroke-width: 0.5; }
-.run1 > path:not(.whisker):not(.median):not(.failed) { fill-opacity: 0.5; stroke: #fff; stroke-width: 0.5; }
+.run2 { fill: #007A5A; stroke: #007A5A; }
+.run3 { fill: #A8558A; stroke: #A8558A; }
+.run4 { fill: #3B3B3B; stroke: #3B3B3B; }
+.run5 { fill: #8A7A00; stroke: #8A7A00; }
+.plot circle, .mark, .legend circle { fill-opacity: 0.55; stroke: #fff; stroke-width: 0.5; }
+.dots { fill: none; stroke-width: 3.5; stroke-linecap: round; stroke-opacity: 0.35; }
 .box { fill-opacity: 0.12; stroke-opacity: 0.45; }
 .whisker { stroke-opacity: 0.45; }
 .median { stroke-width: 2.5; fill: none; }
@@ -99,6 +107,10 @@ footer { margin-top: 48px; padding-bottom: 40px; font-size: 0.8125rem; color: va
   .tile { padding: 10px 12px; }
   .tile b { font-size: 1.35rem; }
   th, td { padding: 6px 8px; }
+  th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
+  td:first-child { white-space: normal; min-width: 118px; }
+  .plot { font-size: 17px; }
+  .plot .ticks, .plot .quiet { font-size: 15px; }
   dl { grid-template-columns: 1fr; gap: 2px; }
   dd { margin-bottom: 10px; }
 }
@@ -108,6 +120,7 @@ footer { margin-top: 48px; padding-bottom: 40px; font-size: 0.8125rem; color: va
   main, header, footer { max-width: none; padding: 0; }
   header { padding-top: 0; }
   nav { display: none; }
+  footer { margin-top: 12pt; padding-bottom: 0; break-before: avoid; }
   h2 { margin-top: 24pt; break-after: avoid; }
   h3 { break-after: avoid; }
   .verdict { background: none; border: 1px solid #999; border-left: 4px solid #000; }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,10 +34,14 @@ COLUMNS = (
     "ci_low",
     "ci_high",
 )
+TAIL_COLUMNS = ("n_patients", "size", "cvar10")
+"""What `penalized_table` adds."""
 MEAN = "mean"
 """Name of the structure that stands for the mean over structures."""
 MIN_PATIENTS = 5
 """Fewer patients with a value get no interval: a bootstrap of so few says nothing."""
+SMALL = 20
+"""Groups of fewer patients are marked: a percentile bootstrap of so few is too narrow."""
 _PERCENTILES = (50, 25, 75, 5, 10, 90, 95)
 _CHUNK = 250  # bootstrap samples at a time, to bound memory with many patients
 
@@ -66,28 +71,71 @@ def subgroup_table(
         num_bootstrap: samples per interval; 0 gives no intervals.
         seed: of the bootstrap; each group has its own stream, so that other groups do not change its interval.
     """
-    rows: list[dict[str, object]] = []
     if penalize:
         cases = cases.assign(**{metric: penalized(cases, metric) for metric in metrics})
+    return _table(cases, axes, metrics, num_bootstrap, seed)[list(COLUMNS)]
+
+
+def penalized_table(
+    cases: pd.DataFrame, axes: Sequence[str], metrics: Sequence[str], *, num_bootstrap: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Return `subgroup_table` of penalized values with `TAIL_COLUMNS`: what verdicts and rankings are made from.
+
+    `n_patients` counts the patients with a value. `size` is "too few" below `MIN_PATIENTS` of them (no interval),
+    "small" below `SMALL`, else "ok". `cvar10` is the mean of the worst tenth of the cases, see `cvar`.
+    """
+    cases = cases.assign(**{metric: penalized(cases, metric) for metric in metrics})
+    return _table(cases, axes, metrics, num_bootstrap, seed)
+
+
+def _table(
+    cases: pd.DataFrame, axes: Sequence[str], metrics: Sequence[str], num_bootstrap: int, seed: int
+) -> pd.DataFrame:
+    rows: list[dict[str, object]] = []
     cases = cases.assign(_missed=is_missed(cases))
     names = list(cases["structure"].unique())
     for axis, group, members in iterate_groups(cases, axes):
-        wide = {m: by_structure(members, m, names) for m in [*metrics, "_missed"]}
-        patients = members.drop_duplicates("case_id").set_index("case_id")["patient_id"].reindex(wide["_missed"].index)
-        values = np.hstack([wide[metric].to_numpy(dtype=float) for metric in metrics])
-        intervals = bootstrap_means(values, patients.to_numpy(), num_bootstrap, stream(seed, axis, group))
-        for metric, metric_intervals in zip(metrics, np.split(intervals, len(metrics)), strict=True):
-            for column, structure in enumerate([*names, MEAN]):
-                there = wide["_missed"][structure].notna()
+        missed = by_structure(members, "_missed", names)
+        patients = patients_of(members, missed.index)
+        blocks = [by_structure(members, metric, names).to_numpy() for metric in metrics]
+        intervals = bootstrap_means(np.hstack(blocks), patients, num_bootstrap, stream(seed, axis, group))
+        for metric, values, bounds in zip(metrics, blocks, np.split(intervals, len(metrics)), strict=True):
+            columns = zip([*names, MEAN], values.T, missed.to_numpy().T, bounds, strict=True)
+            for structure, of_cases, misses, (low, high) in columns:
+                there = ~np.isnan(misses)
                 if not there.any():
                     continue
-                row = _summary(wide[metric][structure][there], metric)
-                missed = int(wide["_missed"][structure][there].gt(0).sum())
-                low, high = metric_intervals[column]
-                keys = {"axis": axis, "group": group, "structure": structure, "metric": metric}
-                rows.append({**keys, **row, "n_missed": missed, "ci_low": low, "ci_high": high})
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+                row = _summary(of_cases[there], metric)
+                row |= {"n_missed": int((misses[there] > 0).sum()), "ci_low": low, "ci_high": high}
+                row["n_patients"] = len(set(patients[~np.isnan(of_cases)]))
+                row["size"] = size_mark(row["n_patients"])
+                rows.append({"axis": axis, "group": group, "structure": structure, "metric": metric, **row})
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *TAIL_COLUMNS])
     return _in_order(table, [*names, MEAN], metrics)
+
+
+def size_mark(num_patients: int) -> str:
+    """Return "too few" (no interval), "small" (marked) or "ok"."""
+    return "too few" if num_patients < MIN_PATIENTS else "small" if num_patients < SMALL else "ok"
+
+
+def cvar(values: NDArray[np.float64], metric: str, share: float = 0.1) -> float:
+    """Return the conditional value at risk: the mean of the worst `share` of the values; NaN without any.
+
+    Rockafellar and Uryasev 2000, J. of Risk 2:21: if `share` cuts a value in two, its part enters with that weight, so
+    of 16 values the worst counts fully and the second worst with 0.6. Of few values it is the worst one.
+    """
+    worst_first = np.sort(values if higher_is_better(metric) else -values)
+    if not len(worst_first):
+        return float("nan")
+    weights = np.clip(share * len(worst_first) - np.arange(len(worst_first)), 0.0, 1.0)
+    mean = float((worst_first * weights).sum() / weights.sum())
+    return mean if higher_is_better(metric) else -mean
+
+
+def patients_of(members: pd.DataFrame, case_ids: pd.Index) -> NDArray[np.object_]:
+    """Return the patient of each case."""
+    return members.drop_duplicates("case_id").set_index("case_id")["patient_id"].reindex(case_ids).to_numpy()
 
 
 def iterate_groups(cases: pd.DataFrame, axes: Sequence[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -115,41 +163,59 @@ def bootstrap_means(
         rng: source of the draws.
     """
     codes, names = pd.factorize(patients)
-    defined = np.isfinite(values)
-    sums, counts = np.zeros((len(names), values.shape[1])), np.zeros((len(names), values.shape[1]))
-    np.add.at(sums, codes, np.where(defined, values, 0.0))
-    np.add.at(counts, codes, defined)
+    sums, counts = patient_sums(values, codes, len(names))
     result = np.full((values.shape[1], 2), np.nan)
     enough = (counts > 0).sum(axis=0) >= MIN_PATIENTS
     if not enough.any() or num_bootstrap < 1:
         return result
     means = []
-    for start in range(0, num_bootstrap, _CHUNK):
-        size = min(_CHUNK, num_bootstrap - start)
-        draws = rng.integers(len(names), size=(size, len(names))) + len(names) * np.arange(size)[:, None]
-        drawn = np.bincount(draws.ravel(), minlength=size * len(names)).reshape(size, len(names)).astype(float)
+    for drawn in draw_patients(len(names), num_bootstrap, rng):
         with np.errstate(invalid="ignore"):  # a sample without any patient that has the structure
             means.append((drawn @ sums[:, enough]) / (drawn @ counts[:, enough]))
-    samples = np.concatenate(means)
-    percentile = np.nanpercentile if np.isnan(samples).any() else np.percentile  # the first is many times slower
-    result[enough] = percentile(samples, [2.5, 97.5], axis=0).T
+    result[enough] = interval(np.concatenate(means))
     return result
+
+
+def patient_sums(
+    values: NDArray[np.float64], codes: NDArray[np.intp], num_patients: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return per patient and column the sum of the defined values, and their number."""
+    defined = np.isfinite(values)
+    sums, counts = np.zeros((num_patients, values.shape[1])), np.zeros((num_patients, values.shape[1]))
+    np.add.at(sums, codes, np.where(defined, values, 0.0))
+    np.add.at(counts, codes, defined)
+    return sums, counts
+
+
+def draw_patients(num_patients: int, num_bootstrap: int, rng: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+    """Yield chunks of bootstrap samples, shape (samples, patients): how often each patient was drawn."""
+    for start in range(0, num_bootstrap, _CHUNK):
+        size = min(_CHUNK, num_bootstrap - start)
+        draws = rng.integers(num_patients, size=(size, num_patients)) + num_patients * np.arange(size)[:, None]
+        drawn = np.bincount(draws.ravel(), minlength=size * num_patients)
+        yield drawn.reshape(size, num_patients).astype(float)
+
+
+def interval(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the 2.5th and the 97.5th percentile of each column, shape (columns, 2); NaN samples are left out."""
+    percentile = np.nanpercentile if np.isnan(samples).any() else np.percentile  # the first is many times slower
+    return np.asarray(percentile(samples, [2.5, 97.5], axis=0)).T
 
 
 def by_structure(members: pd.DataFrame, column: str, names: Sequence[str]) -> pd.DataFrame:
     """Return cases x structures plus their mean; NaN where a case has no row of the structure, or no value."""
-    wide = members.assign(_value=members[column].astype(float)).pivot(
-        index="case_id", columns="structure", values="_value"
-    )
-    wide = wide.reindex(columns=list(names))
-    wide[MEAN] = wide.mean(axis=1)
-    return wide
+    cases, case_ids = pd.factorize(members["case_id"], sort=True)
+    wide = np.full((len(case_ids), len(names)), np.nan)
+    wide[cases, pd.Index(names).get_indexer(pd.Index(members["structure"]))] = members[column].to_numpy(dtype=float)
+    table = pd.DataFrame(wide, index=pd.Index(case_ids, name="case_id"), columns=list(names))
+    table[MEAN] = table.mean(axis=1)
+    return table
 
 
-def _summary(values: pd.Series, metric: str) -> dict[str, float]:
+def _summary(values: NDArray[np.float64], metric: str) -> dict[str, Any]:
     """Return the statistics of one row; all are NaN if nothing is defined."""
-    defined = values.dropna().to_numpy(dtype=float)
-    row: dict[str, float] = {"n": len(values), "n_undefined": len(values) - len(defined)}
+    defined = values[~np.isnan(values)]
+    row: dict[str, Any] = {"n": len(values), "n_undefined": len(values) - len(defined)}
     if not len(defined):
         return row
     row["mean"] = float(defined.mean())
@@ -157,6 +223,7 @@ def _summary(values: pd.Series, metric: str) -> dict[str, float]:
     for percentile, value in zip(_PERCENTILES, np.percentile(defined, _PERCENTILES), strict=True):
         row["median" if percentile == 50 else f"p{percentile}"] = float(value)
     row["worst"] = float(defined.min() if higher_is_better(metric) else defined.max())
+    row["cvar10"] = cvar(defined, metric)
     return row
 
 

@@ -10,9 +10,14 @@ import pandas as pd
 
 from droseg.metrics import higher_is_better, is_false_positive, is_missed
 from droseg.metrics.groups import ALL
-from droseg.report.console import format_value, interval_text, metric_label
-from droseg.report.subgroups import MEAN
-from droseg.report.verdict import Evidence, Row, worst_row
+from droseg.report.compare import default_min_effect
+from droseg.report.console import format_value, interval_text, metric_label, size_sign
+from droseg.report.evidence import Evidence, Row, worst_row
+from droseg.report.subgroups import MEAN, size_mark
+from droseg.report.verdict import tail_of
+
+MOST_ROWS = 1500
+"""Rows of a full table on the page; a longer one would make it too large to mail."""
 
 
 def html_table(header: Iterable[str], rows: Iterable[tuple[str, Sequence[str]]], css: str = "") -> str:
@@ -25,33 +30,67 @@ def html_table(header: Iterable[str], rows: Iterable[tuple[str, Sequence[str]]],
 
 
 def axis_table(evidence: Evidence, axis: str) -> str:
-    """Return one row per group: how many, what failed, and mean, tail and worst case of Dice and HD95 (penalized)."""
-    metrics = [m for m in ("dice", "hd95_mm") if m in evidence.metrics] or list(evidence.metrics[:2])
-    missed, false_positive = _failures_by_group(evidence, axis)
-    header = [escape(axis), "cases", "missed", "false positive"]
+    """Return one row per group: how many, what failed, and mean, bad tail and worst case of Dice and HD95 (penalized).
+
+    The worst ranked group is marked; groups of fewer than `min_n` patients are gray and not ranked.
+    """
+    metrics = main_metrics(evidence)
+    main = evidence.main_metric
+    failed = _failures_by_group(evidence, axis)
+    header = [escape(axis), "cases", *failed]
     for metric in metrics:
-        tail = "p10" if higher_is_better(metric) else "p90"
-        header += [f"{metric_label(metric)}, mean [95&nbsp;%]", tail, "worst"]
-    changes = {row["group"]: row for row in evidence.changes(evidence.main_metric, axis)}
+        header += [f"{metric_label(metric)}, mean [95&nbsp;%]", tail_of(metric), "worst 10&nbsp;%", "worst"]
+    changes = {row["group"]: row for row in evidence.changes(main, axis)}
+    if evidence.trainings > 1:
+        header.append(f"± of {evidence.trainings} trainings")
     if evidence.comparison is not None:
-        header += [f"{metric_label(evidence.main_metric)} against baseline"]
+        header.append(f"{metric_label(main)} against {escape(evidence.baseline_name)}")
     by_metric = {m: {row["group"]: row for row in evidence.groups(m, axis)} for m in metrics}
+    ranked = evidence.ranked(metrics[0], axis)
+    names = {row["group"] for row in ranked}
+    worst = worst_row(ranked, metrics[0])["group"] if len(ranked) > 1 else None
     rows = []
-    worst = worst_row(list(by_metric[metrics[0]].values()), metrics[0])["group"] if by_metric[metrics[0]] else None
-    groups = list(dict.fromkeys(group for table in by_metric.values() for group in table))
-    for group in groups:
-        cells = [
-            escape(group),
-            str(_first(by_metric, group)["n"]),
-            _or_dash(missed, group),
-            _or_dash(false_positive, group),
-        ]
+    for group in dict.fromkeys(group for table in by_metric.values() for group in table):
+        first = _first(by_metric, group)
+        cells = [escape(group), f"{first['n']}{size_sign(first['size'])}"]
+        cells += [str(counts.get(group) or "–") for counts in failed.values()]
         for metric in metrics:
             cells += _value_cells(by_metric[metric].get(group), metric)
+        if evidence.trainings > 1:
+            cells.append(format_value(_spread(evidence, axis, group, main), main))
         if evidence.comparison is not None:
-            cells.append(_change_cell(changes.get(group), evidence.main_metric))
-        rows.append(("worst" if group == worst and len(groups) > 1 else "", cells))
+            cells.append(_change_cell(changes.get(group), main))
+        rows.append(("worst" if group == worst else "" if group in names else "unranked", cells))
     return html_table(header, rows)
+
+
+def main_metrics(evidence: Evidence) -> list[str]:
+    """Return the metrics that are shown first: Dice and HD95 if there."""
+    return [m for m in ("dice", "hd95_mm") if m in evidence.metrics] or list(evidence.metrics[:2])
+
+
+def gap_sentences(evidence: Evidence, axis: str) -> str:
+    """Return the gap between worst and best group of an axis, and the equity-scaled score, in words."""
+    sentences = []
+    for metric in main_metrics(evidence):
+        gap = evidence.gap(metric, axis)
+        if gap is None or not np.isfinite(gap["gap"]):
+            continue
+        bounds = ""
+        if np.isfinite(gap["gap_ci_low"]):
+            low, high = (format_value(gap[key], metric) for key in ("gap_ci_low", "gap_ci_high"))
+            bounds = f" <small>[{low}, {high}]</small>"
+        worse = f"<b>{format_value(gap['gap'], metric)}</b>{bounds}"
+        text = f"{metric_label(metric)}: {escape(gap['worst_group'])} is {worse} worse than {escape(gap['best_group'])}"
+        p = format_p(gap["p_groups"])
+        text += f" <small>(any difference of groups: p {p if p.startswith('&lt;') else '= ' + p})</small>"
+        if np.isfinite(gap["equity_scaled"]):
+            text += (
+                f"; equity-scaled {metric_label(metric)} {format_value(gap['equity_scaled'], metric)} "
+                f"(mean {format_value(gap['overall'], metric)})"
+            )
+        sentences.append(f"{text}.")
+    return f"<p>{' '.join(sentences)}</p>" if sentences else ""
 
 
 def structure_table(evidence: Evidence, axis: str) -> str:
@@ -77,27 +116,31 @@ def structure_table(evidence: Evidence, axis: str) -> str:
 
 
 def comparison_table(evidence: Evidence, metric: str) -> str:
-    """Return one row per group: mean, tail and worst case of both runs, and the paired difference."""
-    tail = "p10" if higher_is_better(metric) else "p90"
-    header = [
-        "group",
-        "pairs",
-        "baseline",
-        "run",
-        "difference [95&nbsp;%]",
-        "",
-        f"{tail}: baseline → run",
-        "worst: baseline → run",
-    ]
+    """Return one row per group: mean, tail and worst case of both runs, the paired difference and its test."""
+    tail = tail_of(metric)
+    header = ["group", "pairs", escape(evidence.baseline_name), escape(evidence.name), "difference [95&nbsp;%]"]
+    header += ["p (Holm)", "", f"{tail}: before → after", "worst: before → after"]
     rows = []
     for row in [*evidence.changes(metric, ALL), *evidence.changes(metric)]:
         name = "all cases" if row["axis"] == ALL else f"{row['axis']} = {row['group']}"
         values = {key: format_value(row[key], metric) for key in row if isinstance(row[key], float)}
-        cells = [escape(name), str(row["n"]), values["baseline_mean"], values["mean"], interval_text(row, metric)]
-        cells += [f'<span class="{row["verdict"]}">{row["verdict"]}</span>']
+        cells = [escape(name), f"{row['n']}{size_sign(size_mark(row['n_patients']))}"]
+        cells += [values["baseline_mean"], values["mean"], interval_text(row, metric), format_p(row["p_holm"])]
+        cells.append(_word_cell(row))
         cells += [f"{values['baseline_' + key]} → {values[key]}" for key in ("tail", "worst")]
         rows.append(("all" if row["axis"] == ALL else "", cells))
     return html_table(header, rows)
+
+
+def trainings_table(evidence: Evidence, metric: str) -> str:
+    """Return one row per group: how far the means of the trainings lie apart."""
+    spread = evidence.spread[(evidence.spread["metric"] == metric) & (evidence.spread["structure"] == MEAN)]
+    rows = []
+    for row in spread.to_dict("records"):
+        name = "all cases" if row["axis"] == ALL else f"{row['axis']} = {row['group']}"
+        values = [format_value(float(row[c]), metric) for c in ("std_between", "lowest", "highest")]
+        rows.append(("all" if row["axis"] == ALL else "", [escape(name), str(row["trainings"]), *values]))
+    return html_table(["group", "trainings", "standard deviation", "lowest mean", "highest mean"], rows)
 
 
 def failures_table(evidence: Evidence) -> str:
@@ -127,45 +170,59 @@ def failures_table(evidence: Evidence) -> str:
 
 
 def full_table(table: pd.DataFrame) -> str:
-    """Return all columns of a subgroup or comparison table."""
-    numbers = {"n", "n_undefined", "n_missed"}
+    """Return all columns of a subgroup, gap or comparison table; the bad tail of each metric is bold."""
+    numbers = {"n", "n_undefined", "n_missed", "n_patients", "n_groups", "n_too_small", "rank_direction", "trainings"}
+    bad = {"p5", "p10"}, {"p90", "p95"}
     rows = []
-    for row in table.to_dict("records"):
+    for row in table.head(MOST_ROWS).to_dict("records"):
+        emphasized = {*bad[0 if higher_is_better(row["metric"]) else 1], "worst", "tail", "cvar10"}
         cells = []
         for column, value in row.items():
             if column in numbers:
-                cells.append(str(int(value)))
+                cells.append("–" if pd.isna(value) else str(int(value)))
             elif isinstance(value, float):
-                cells.append(format_value(value, row["metric"]))
+                shown = format_p(value) if column in ("p", "p_holm", "p_groups") else format_value(value, row["metric"])
+                cells.append(f"<b>{shown}</b>" if column in emphasized else shown)
             else:
                 cells.append(escape(str(value)))
         rows.append(("", cells))
-    return html_table(map(str, table.columns), rows)
+    note = ""
+    if len(table) > MOST_ROWS:
+        note = f"<p class='note'>The first {MOST_ROWS} of {len(table)} rows; all of them are in the CSV.</p>"
+    return note + html_table(map(str, table.columns), rows)
 
 
-def _failures_by_group(evidence: Evidence, axis: str) -> tuple[dict[str, int], dict[str, int]]:
+def format_p(value: float) -> str:
+    """Return a p value with two digits; a dash if undefined."""
+    return "–" if not np.isfinite(value) else "&lt;0.001" if value < 0.001 else f"{value:.2g}"
+
+
+def _failures_by_group(evidence: Evidence, axis: str) -> dict[str, dict[str, int]]:
+    """Return what -> group -> count of the kinds of failure that happened at all."""
     groups = evidence.cases[axis].astype(str)
-    return tuple(  # type: ignore[return-value]
-        flags(evidence.cases).groupby(groups).sum().astype(int).to_dict() for flags in (is_missed, is_false_positive)
-    )
+    kinds = {"missed": is_missed(evidence.cases), "false positive": is_false_positive(evidence.cases)}
+    happened = {what: flags.groupby(groups).sum() for what, flags in kinds.items() if flags.any()}
+    return {what: {str(group): int(count) for group, count in sums.items()} for what, sums in happened.items()}
 
 
 def _first(by_metric: dict[str, dict[str, Row]], group: str) -> Row:
     return next(table[group] for table in by_metric.values() if group in table)
 
 
-def _or_dash(counts: dict[str, int], group: str) -> str:
-    return str(counts.get(group) or "–")
-
-
 def _value_cells(row: Row | None, metric: str) -> list[str]:
     if row is None:
-        return ["–"] * 3
+        return ["–"] * 4
     interval = ""
     if np.isfinite(row["ci_low"]):
         interval = f" <small>[{format_value(row['ci_low'], metric)}, {format_value(row['ci_high'], metric)}]</small>"
-    tail = "p10" if higher_is_better(metric) else "p90"
-    return [format_value(row["mean"], metric) + interval, *(format_value(row[c], metric) for c in (tail, "worst"))]
+    tail, cvar, worst = (format_value(row[c], metric) for c in (tail_of(metric), "cvar10", "worst"))
+    return [format_value(row["mean"], metric) + interval, f"<b>{tail}</b>", f"<b>{cvar}</b>", worst]
+
+
+def _spread(evidence: Evidence, axis: str, group: str, metric: str) -> float:
+    keys = evidence.spread[["axis", "group", "structure", "metric"]] == [axis, group, MEAN, metric]
+    rows = evidence.spread[keys.all(axis=1)]
+    return float(rows["std_between"].iloc[0]) if len(rows) else float("nan")
 
 
 def _change_cell(row: Row | None, metric: str) -> str:
@@ -175,11 +232,17 @@ def _change_cell(row: Row | None, metric: str) -> str:
     return f'<span class="{row["verdict"]}">{row["verdict"]}</span> <small>{difference}</small>'
 
 
+def _word_cell(row: Row) -> str:
+    reason = f"<br><small>{row['reason']}</small>" if row["reason"] else ""
+    return f'<span class="{row["verdict"]}">{row["verdict"]}</span>{reason}'
+
+
 def _heat(value: float, metric: str, best: float, worst: float) -> str:
     """Return a cell whose attributes are set off by control characters that `structure_table` turns into HTML."""
     if not np.isfinite(value):
         return "–"
-    share = 0.0 if best == worst else abs(value - best) / abs(worst - best)
+    # Ten minimum effects at least from white to dark: noise is not to look like failure.
+    share = abs(value - best) / max(abs(worst - best), 10 * default_min_effect(metric))
     return f'\0style="background: rgba(163, 50, 75, {0.42 * share:.2f})"\1{format_value(value, metric)}'
 
 

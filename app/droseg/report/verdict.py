@@ -3,76 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from droseg.metrics import higher_is_better, is_false_positive, is_missed
 from droseg.metrics.groups import ALL, case_values
-from droseg.report.compare import Comparison
+from droseg.metrics.names import tail_percentile
 from droseg.report.console import format_value, interval_text, metric_label
-from droseg.report.subgroups import MEAN, MIN_PATIENTS
+from droseg.report.evidence import Evidence, Row, best_row, worst_row
+from droseg.report.subgroups import MIN_PATIENTS
 
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """All that a report is made from.
-
-    Attributes:
-        name: what to call the run.
-        cases: its cases table.
-        axes: group axes.
-        metrics: in order; the first that is `dice`, else the first, decides the verdict.
-        subgroups: `subgroup_table`, undefined values left out and counted.
-        penalized: the same with failures counted.
-        baseline_name: what to call the baseline.
-        baseline: its cases table, if there is one.
-        comparison: against it.
-    """
-
-    name: str
-    cases: pd.DataFrame
-    axes: Sequence[str]
-    metrics: Sequence[str]
-    subgroups: pd.DataFrame
-    penalized: pd.DataFrame
-    baseline_name: str = "baseline"
-    baseline: pd.DataFrame | None = None
-    comparison: Comparison | None = None
-
-    @property
-    def main_metric(self) -> str:
-        """The metric that the verdict speaks of."""
-        return "dice" if "dice" in self.metrics else self.metrics[0]
-
-    def groups(self, metric: str, axis: str | None = None) -> list[Row]:
-        """Return the penalized rows of structure=mean, those of one axis or of all named groups."""
-        return _mean_rows(self.penalized, metric, axis)
-
-    def changes(self, metric: str, axis: str | None = None) -> list[Row]:
-        """Return the comparison's rows of structure=mean; empty without a baseline."""
-        return [] if self.comparison is None else _mean_rows(self.comparison.table, metric, axis)
-
-
-def _mean_rows(table: pd.DataFrame, metric: str, axis: str | None) -> list[Row]:
-    rows = table[(table["metric"] == metric) & (table["structure"] == MEAN)]
-    rows = rows[rows["axis"] != ALL] if axis is None else rows[rows["axis"] == axis]
-    return rows[rows["mean"].notna()].to_dict("records")  # type: ignore[return-value]
-
-
-def worst_row(rows: Sequence[Row], metric: str) -> Row:
-    """Return the row with the worst mean."""
-    return (min if higher_is_better(metric) else max)(rows, key=lambda row: row["mean"])
-
-
-def best_row(rows: Sequence[Row], metric: str) -> Row:
-    """Return the row with the best mean."""
-    return (max if higher_is_better(metric) else min)(rows, key=lambda row: row["mean"])
+_NAMED = 3  # groups that the verdict lists before it counts them
 
 
 def group_name(row: Row) -> str:
@@ -81,12 +23,11 @@ def group_name(row: Row) -> str:
     return f'<span class="group">{escape(name)}</span>'
 
 
-def verdict_paragraphs(evidence: Evidence) -> list[str]:
-    """Return the verdict as HTML paragraphs."""
-    paragraphs = [" ".join([_overall(evidence), _worst_group(evidence), _failures(evidence)]).strip()]
-    if evidence.comparison is not None:
-        paragraphs.append(_against_baseline(evidence))
-    return paragraphs
+def verdict_paragraph(evidence: Evidence) -> str:
+    """Return the verdict on one run as HTML."""
+    sentences = [_overall(evidence), _worst_group(evidence), _not_ranked(evidence), _failures(evidence)]
+    sentences.append(_against_baseline(evidence))
+    return " ".join(filter(None, sentences))
 
 
 def _overall(evidence: Evidence) -> str:
@@ -94,32 +35,39 @@ def _overall(evidence: Evidence) -> str:
     rows = evidence.groups(metric, ALL)
     if not rows:
         return f"No case has a defined {metric_label(metric)}."
-    value = format_value(rows[0]["mean"], metric)
-    return f"{escape(evidence.name)} has a mean {metric_label(metric)} of <b>{value}</b> over {rows[0]['n']} cases."
+    row, label, tail = rows[0], metric_label(metric), tail_of(metric)
+    return (
+        f"{escape(evidence.name)} has a mean {label} of <b>{format_value(row['mean'], metric)}</b> over "
+        f"{_count(row['n'], 'case')}{_interval(row, metric)}, but {format_value(row['cvar10'], metric)} on the worst "
+        f"tenth of them ({tail[1:]}th percentile {format_value(row[tail], metric)})."
+    )
+
+
+def tail_of(metric: str) -> str:
+    """Return the column of the bad tail: p10 of a score, p90 of a distance."""
+    return f"p{tail_percentile(metric)}"
 
 
 def _worst_group(evidence: Evidence) -> str:
     metric = evidence.main_metric
-    rows = evidence.groups(metric)
+    rows = evidence.ranked(metric)
     if not rows:
         return "No group axis was given, so nothing can be said about subgroups (--group-by COLUMN)."
     worst = worst_row(rows, metric)
     peers = [row for row in rows if row["axis"] == worst["axis"]]
     best = best_row(peers, metric)
-    gap = abs(best["mean"] - worst["mean"])
     side = "below" if higher_is_better(metric) else "above"
-    interval = _interval(worst, metric)
     text = (
         f"It is worst on {group_name(worst)} (n = {worst['n']}): mean {metric_label(metric)} "
-        f"<b>{format_value(worst['mean'], metric)}</b>{interval}"
+        f"<b>{format_value(worst['mean'], metric)}</b>{_interval(worst, metric)}"
     )
     if len(peers) > 1:
-        text += f", {format_value(gap, metric)} {side} {group_name(best)}"
-    tail = "p10" if higher_is_better(metric) else "p90"
-    text += f"; its {tail[1:]}th percentile is {format_value(worst[tail], metric)}"
+        text += f", {format_value(abs(best['mean'] - worst['mean']), metric)} {side} {group_name(best)}"
     case = _worst_case(evidence, worst, metric)
+    tail = tail_of(metric)
+    text += f"; its {tail[1:]}th percentile is {format_value(worst[tail], metric)}"
     text += f", its worst case {escape(case)} has {format_value(worst['worst'], metric)}."
-    if not np.isfinite(worst["ci_low"]):
+    if worst["size"] == "too few":
         text += f" Fewer than {MIN_PATIENTS} patients: an observation, not an estimate."
     return text + _by_distance(evidence, worst)
 
@@ -127,13 +75,28 @@ def _worst_group(evidence: Evidence) -> str:
 def _by_distance(evidence: Evidence, worst: Row) -> str:
     """Add the worst group by HD95 if that is another one."""
     metric = "hd95_mm"
-    if metric not in evidence.metrics or metric == evidence.main_metric or not evidence.groups(metric):
+    if metric not in evidence.metrics or metric == evidence.main_metric or not evidence.ranked(metric):
         return ""
-    other = worst_row(evidence.groups(metric), metric)
+    other = worst_row(evidence.ranked(metric), metric)
     value = f"{format_value(other['mean'], metric)} mm"
     if (other["axis"], other["group"]) == (worst["axis"], worst["group"]):
         return f" By HD95 it is the worst group too (mean {value})."
     return f" By HD95 the worst group is {group_name(other)} (mean {value}, n = {other['n']})."
+
+
+def _not_ranked(evidence: Evidence) -> str:
+    """Name a group that is too small to be ranked and yet has the worst mean."""
+    metric = evidence.main_metric
+    rows, ranked = evidence.groups(metric), evidence.ranked(metric)
+    if not rows or len(ranked) == len(rows):
+        return ""
+    worst, worst_ranked = worst_row(rows, metric), worst_row(ranked, metric)
+    if worst["mean"] == worst_ranked["mean"]:
+        return ""
+    return (
+        f"Not ranked, with fewer than {evidence.settings.min_n} patients, but worse: {group_name(worst)} "
+        f"(n = {worst['n']}, mean {format_value(worst['mean'], metric)})."
+    )
 
 
 def _worst_case(evidence: Evidence, row: Row, metric: str) -> str:
@@ -162,26 +125,43 @@ def _penalty(evidence: Evidence) -> str:
 
 
 def _against_baseline(evidence: Evidence) -> str:
+    if evidence.reference is None or evidence.comparison is None:
+        return ""
     metric = evidence.main_metric
     overall, groups = evidence.changes(metric, ALL), evidence.changes(metric)
     if not overall:
         return f"No case has a defined {metric_label(metric)} in both runs, so they cannot be compared."
-    baseline = escape(evidence.baseline_name)
-    text = f"Against {baseline}, paired over {_count(overall[0]['n'], 'case')}: "
-    text += f"overall <b>{_word(overall[0])}</b> ({_change(overall[0], metric)} {metric_label(metric)})"
+    text = f"Against {escape(evidence.baseline_name)} ({_count(overall[0]['n'], 'pair')} of cases, "
+    text += f"{trainings_text(evidence)}): overall <b>{_word(overall[0])}</b>, {_change(overall[0], metric)}"
+    text += f" {metric_label(metric)}{_because(overall[0])}"
     for word in ("helped", "hurt", "inconclusive"):
         rows = [row for row in groups if row["verdict"] == word]
         if rows:
-            shown = ", ".join(f"{group_name(row)} ({_change(row, metric)})" for row in rows)
-            text += f"; <b>{_word(rows[0])}</b> on {shown}"
-    return f"{text}. {_worst_moved(evidence, groups)}".strip()
+            text += f"; <b>{_word(rows[0])}</b> on {_listed(rows, len(groups), metric)}"
+    return f"{text}. {_worst_moved(evidence)}".strip()
 
 
-def _worst_moved(evidence: Evidence, groups: Sequence[Row]) -> str:
+def trainings_text(evidence: Evidence) -> str:
+    """Return "one training each, so luck of training is part of it" or how many trainings were averaged."""
+    counts = (evidence.trainings, evidence.reference.trainings if evidence.reference is not None else 1)
+    if counts == (1, 1):
+        return "one training each, so the luck of training is part of it"
+    return " against ".join(_count(n, "training") for n in counts)
+
+
+def _listed(rows: Sequence[Row], total: int, metric: str) -> str:
+    if len(rows) > _NAMED and rows[0]["verdict"] == "inconclusive":
+        return f"{'all' if len(rows) == total else 'the other'} {len(rows)} groups"
+    return ", ".join(f"{group_name(row)} ({_change(row, metric)}{_because(row)})" for row in rows)
+
+
+def _worst_moved(evidence: Evidence) -> str:
     """Say what happened to the worst group's value, whichever group that is in each run."""
+    metric = evidence.main_metric
+    ranked = {(row["axis"], row["group"]) for row in evidence.ranked(metric)}
+    groups = [row for row in evidence.changes(metric) if (row["axis"], row["group"]) in ranked]
     if not groups:
         return ""
-    metric = evidence.main_metric
     before = (min if higher_is_better(metric) else max)(groups, key=lambda row: row["baseline_mean"])
     after = worst_row(groups, metric)
     same = group_name(before) == group_name(after)
@@ -193,6 +173,10 @@ def _worst_moved(evidence: Evidence, groups: Sequence[Row]) -> str:
 def _change(row: Row, metric: str) -> str:
     difference, interval = interval_text(row, metric).split(" ", 1)
     return f"{difference} <small>{interval}</small>"
+
+
+def _because(row: Row) -> str:
+    return f" <small>({row['reason']})</small>" if row["reason"] else ""
 
 
 def _word(row: Row) -> str:

@@ -1,0 +1,277 @@
+"""The sections of report.html between the verdict and the method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+import pandas as pd
+
+from droseg.metrics import is_false_positive, is_missed
+from droseg.metrics.groups import ALL
+from droseg.report.console import SIZE_LEGEND, format_value, metric_label
+from droseg.report.evidence import Evidence, worst_row
+from droseg.report.pictures import Picture
+from droseg.report.plots import case_points, legend_mark, strip_plot
+from droseg.report.tables import (
+    axis_table,
+    comparison_table,
+    failures_table,
+    full_table,
+    gap_sentences,
+    html_table,
+    main_metrics,
+    structure_table,
+    trainings_table,
+)
+from droseg.report.verdict import group_name
+
+_MOST_MARKS = 10_000  # named marks of all plots together, about 120 bytes each
+
+
+def summary(runs: Sequence[Evidence]) -> str:
+    """Return the runs side by side on the main metric, the reference first."""
+    metric = runs[0].main_metric
+    header = ["run", f"mean {metric_label(metric)}", "worst group", "", "worst 10&nbsp;%", "worst case"]
+    header += ["missed", "false positive", *(["overall"] if runs[0].reference is not None else [])]
+    sides = [*([runs[0].reference] if runs[0].reference is not None else []), *runs]
+    rows = []
+    for side in sides:
+        overall, groups = side.groups(metric, ALL), side.ranked(metric)
+        worst = worst_row(groups, metric) if groups else None
+        cells = [escape(side.name), format_value(overall[0]["mean"], metric) if overall else "–"]
+        cells += [format_value(worst["mean"], metric), group_name(worst)] if worst else ["–", ""]
+        cells += [format_value(overall[0][c], metric) if overall else "–" for c in ("cvar10", "worst")]
+        cells += [str(int(flags(side.cases).sum())) for flags in (is_missed, is_false_positive)]
+        if runs[0].reference is not None:
+            changes = side.changes(metric, ALL)
+            cells.append(f'<span class="{changes[0]["verdict"]}">{changes[0]["verdict"]}</span>' if changes else "")
+        rows.append(("", cells))
+    return html_table(header, rows)
+
+
+def where(runs: Sequence[Evidence]) -> str:
+    """Return per run and axis the groups, the gap, and the structures."""
+    if not runs[0].axes:
+        return "<p>No group axis was given. Name the columns to group by: <code>--group-by COLUMN</code>.</p>"
+    settings = runs[0].settings
+    parts = [
+        "<p class='note'>Failures count here: a missed or false-positive structure has Dice 0, and the image diagonal "
+        "as distance. Means over structures; the worst group of an axis is marked. "
+        f"{SIZE_LEGEND} Gray: fewer than {settings.min_n} patients, not ranked.</p>"
+    ]
+    for run in runs:
+        parts += [f"<h3 class='run'>{escape(run.name)}</h3>"] if len(runs) > 1 else []
+        parts += [_axis(run, axis) for axis in run.axes]
+    return "".join(parts)
+
+
+def _axis(run: Evidence, axis: str) -> str:
+    parts = [f"<h3>By {escape(axis)}</h3>{axis_table(run, axis)}{gap_sentences(run, axis)}"]
+    if sum(row["n_patients"] >= run.settings.min_n for row in run.groups(run.main_metric, axis)) < 2:
+        parts.append(
+            f"<p class='note'>Fewer than two groups have {run.settings.min_n} patients, so no gap is given.</p>"
+        )
+    without = run.cases.loc[run.cases[axis].isna(), "case_id"].nunique()
+    if without:
+        parts.append(f"<p class='note'>{without} cases have no value of {escape(axis)} and are left out here.</p>")
+    parts.append(f"<p class='note'>Mean {metric_label(run.main_metric)} per structure; the darker, the worse.</p>")
+    return "".join([*parts, structure_table(run, axis)])
+
+
+def plots(runs: Sequence[Evidence]) -> str:
+    """Return per axis one strip plot per metric; Dice and HD95 first, the others folded."""
+    reference = runs[0].reference
+    sides = [*runs, *([reference] if reference is not None else [])]
+    axes, metrics = runs[0].axes, list(runs[0].metrics)
+    first = main_metrics(runs[0])
+    points = {m: [case_points(side.cases, axes, m) for side in sides] for m in metrics}
+    named = _named(runs)
+    names = [side.name for side in sides]
+
+    def figures(axis: str, shown: Sequence[str]) -> str:
+        drawn = "".join(
+            f"<figure><h4>{escape(metric_label(m))}</h4>{strip_plot(points[m], names, axis, m, named)}</figure>"
+            for m in shown
+        )
+        return f'<div class="plots">{drawn}</div>'
+
+    parts = []
+    for axis in [ALL, *axes]:
+        parts.append(f"<h3>{'All cases' if axis == ALL else 'By ' + escape(axis)}</h3>{figures(axis, first)}")
+        others = [m for m in metrics if m not in first]
+        if others:
+            labels = escape(", ".join(map(metric_label, others)))
+            parts.append(f"<details><summary>{labels}</summary>{figures(axis, others)}</details>")
+    return _plot_legend(names, named) + "".join(parts)
+
+
+def _named(runs: Sequence[Evidence]) -> int | None:
+    """Return how many cases of a lane may have a name so that the page stays small; None if all may."""
+    axes, metrics = runs[0].axes, runs[0].metrics
+    sides = [*runs, *([runs[0].reference] if runs[0].reference is not None else [])]
+    cases = sum(side.cases["case_id"].nunique() for side in sides)
+    if cases * (1 + len(axes)) * len(metrics) <= _MOST_MARKS:
+        return None
+    lanes = 1 + sum(runs[0].cases[axis].nunique() for axis in axes)
+    return max(3, _MOST_MARKS // (lanes * len(metrics) * len(sides)))
+
+
+def _plot_legend(names: Sequence[str], named: int | None) -> str:
+    legend = [f"<span>{legend_mark(i)}{escape(name)}</span>" for i, name in enumerate(names)]
+    legend.append(
+        '<span><svg viewBox="0 0 14 14" class="run0"><path class="failed" d="M3 3l8 8m0-8l-8 8"/></svg>'
+        "a structure missed or false positive</span>"
+        "<span>box: quartiles and median; line: 5th to 95th percentile</span>"
+    )
+    note = "Each mark is one case, the mean over its structures; hover for its name."
+    if named is not None:
+        note = (
+            f"Each mark is one case, the mean over its structures. The worst {named} of a group have a name on hover; "
+            "the others are dots, there are too many of them."
+        )
+    return f"<p class='note'>{note} {SIZE_LEGEND}</p><div class=\"legend\">{''.join(legend)}</div>"
+
+
+def pictures_section(run: Evidence, pictures: Sequence[Picture], colors: Mapping[str, str], missing: str) -> str:
+    """Return the worst cases of a run as pictures, or what is missing for them."""
+    if missing:
+        return f"<p>No pictures: {escape(missing)}</p>"
+    metric = run.main_metric
+    legend = "".join(
+        f'<span><i class="swatch" style="background: {color}"></i>{escape(name)}</span>'
+        for name, color in colors.items()
+    )
+    note = (
+        f"<p class='note'>Worst cases of {escape(run.name)}. The slice with most wrong voxels of the case's worst "
+        "structure, which is outlined in white. Axial and coronal slices show the patient's right on the left, "
+        "sagittal ones the front.</p>"
+    )
+    return (
+        f'{note}<div class="legend">{legend}</div><div class="cases">'
+        + "".join(_picture(picture, metric) for picture in pictures)
+        + "</div>"
+    )
+
+
+def _picture(picture: Picture, metric: str) -> str:
+    value, own = format_value(picture.value, metric), format_value(picture.structure_value, metric)
+    head = f"<h3>{escape(picture.case_id)}</h3>"
+    text = f"{metric_label(metric)} {value}; worst: <b>{escape(picture.structure)}</b>, {own}"
+    if picture.problem:
+        problem = f'<p class="note">No picture: {escape(picture.problem)}</p>'
+        return f'<div class="case">{head}<p>{text}</p>{problem}</div>'
+    panels = "".join(
+        f'<figure><img src="{uri}" alt="{escape(picture.case_id)}, {caption}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+        for caption, uri in picture.panels
+    )
+    where = f'<span class="quiet">{escape(picture.where)}</span>'
+    return f'<div class="case">{head}<p>{text} · {where}</p><div class="panels">{panels}</div></div>'
+
+
+def comparison_section(runs: Sequence[Evidence]) -> str:
+    """Return the rule, and per run and metric the paired differences to the reference."""
+    first = runs[0].comparison
+    if first is None:
+        return ""
+    limits = [f"{metric_label(m)} {format_value(v, m)}" for m, v in first.min_effect.items()]
+    parts = [
+        f"<p class='note'>Paired by case, run minus {escape(runs[0].baseline_name)}, failures counted. {first.rule()} "
+        f"Minimum effects: {escape(', '.join(limits))}. The intervals are those of each row alone. {SIZE_LEGEND}</p>"
+    ]
+    for run in runs:
+        parts += [f"<h3 class='run'>{escape(run.name)}</h3>"] if len(runs) > 1 else []
+        shown = main_metrics(run)
+        others = [m for m in run.metrics if m not in shown]
+        parts += [f"<h3>{escape(metric_label(m))}</h3>{comparison_table(run, m)}" for m in shown]
+        if others:
+            tables = "".join(f"<h3>{escape(metric_label(m))}</h3>{comparison_table(run, m)}" for m in others)
+            parts.append(
+                f"<details><summary>{escape(', '.join(map(metric_label, others)))}</summary>{tables}</details>"
+            )
+        parts.append(_unpaired(run))
+    reference = runs[0].reference
+    parts += [_spread(side) for side in [*runs, *([reference] if reference is not None else [])]]
+    return "".join(parts)
+
+
+def _unpaired(run: Evidence) -> str:
+    parts = []
+    if run.comparison is not None:
+        sides = ((run.comparison.only_run, run.name), (run.comparison.only_baseline, run.baseline_name))
+        for cases, name in sides:
+            if cases:
+                shown = ", ".join(map(escape, cases))
+                parts.append(f"<p>Only in {escape(name)}, and left out of the comparison ({len(cases)}): {shown}.</p>")
+    return "".join(parts)
+
+
+def _spread(side: Evidence) -> str:
+    if side.trainings == 1:
+        return f"<p class='note'>{escape(side.name)} is one training: how far another seed would lie is unknown.</p>"
+    metric = side.main_metric
+    return (
+        f"<details><summary>{side.trainings} trainings of {escape(side.name)}: how far they lie apart</summary>"
+        f"<p class='note'>Mean {metric_label(metric)} of each group in each training, failures counted.</p>"
+        f"{trainings_table(side, metric)}</details>"
+    )
+
+
+def failures_section(runs: Sequence[Evidence]) -> str:
+    """Return every missed and false-positive structure, per run."""
+    parts = []
+    for run in runs:
+        parts += [f"<h3 class='run'>{escape(run.name)}</h3>"] if len(runs) > 1 else []
+        if (is_missed(run.cases) | is_false_positive(run.cases)).any():
+            note = "Missed: the reference has the structure, the prediction does not. False positive: the reverse."
+            parts.append(f"<p class='note'>{note}</p>{failures_table(run)}")
+        else:
+            parts.append(
+                "<p>None: every structure of the references was found at least in part, and no other was predicted.</p>"
+            )
+    return "".join(parts)
+
+
+def hidden_section(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return the subgroups that no one named and a search found: one row each, its keys are the columns."""
+    if not rows:
+        return "<p>Searched for, and none found.</p>"
+    note = (
+        "<p class='note'>Each half of the patients was searched for rules, and the other half tested them; the "
+        "p-values are corrected for all rules tested. Only a confirmed rule is a finding; the means are of the half "
+        "that the search did not see.</p>"
+    )
+    cells = [("", [escape(_shown(value)) for value in row.values()]) for row in rows]
+    return note + html_table([escape(str(key)) for key in rows[0]], cells, "text")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, (float, np.floating)) else str(value)
+
+
+def tables_section(runs: Sequence[Evidence]) -> str:
+    """Return all tables, folded."""
+    parts = []
+    reference = runs[0].reference
+    for side in [*runs, *([reference] if reference is not None else [])]:
+        of = f" of {escape(side.name)}" if len(runs) > 1 or reference is not None else ""
+        parts += [
+            _folded(f"Subgroups{of}", "Undefined values are left out of the statistics and counted.", side.subgroups),
+            _folded(f"Subgroups{of} with failures counted", "What the verdict uses.", side.penalized),
+            _folded(f"Gaps{of}", "Between the best and the worst ranked group.", side.gaps),
+        ]
+    for run in runs:
+        if run.comparison is not None:
+            title = f"{escape(run.name)} against {escape(run.baseline_name)}"
+            parts.append(_folded(title, "Paired differences, failures counted.", run.comparison.table))
+    return "".join(parts)
+
+
+def _folded(title: str, note: str, table: pd.DataFrame) -> str:
+    if table.empty:
+        return ""
+    return f"<details><summary>{title}</summary><p class='note'>{note}</p>{full_table(table)}</details>"
