@@ -1,0 +1,147 @@
+"""One training case, whole and not augmented: its loss, its Dice, and where the network disagrees with its label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from monai.data.utils import affine_to_spacing
+from numpy.typing import NDArray
+
+from droseg.data import Case
+from droseg.data.items import case_item
+from droseg.hardest.disagreement import Disagreement, far_places, find_disagreement
+from droseg.hardest.source import TrainedRun
+from droseg.keys import IMAGE, LABEL
+from droseg.metrics import case_metrics
+
+BAND_VOXELS = 2.0
+"""Border within which label and network may differ without anyone being wrong, in the longest edge of a voxel."""
+
+
+@dataclass(frozen=True)
+class WholeVolume:
+    """A case on the network's grid, classes by number, 0 the background.
+
+    Attributes:
+        image: first channel, (H, W, D), float32.
+        label: (H, W, D).
+        pred: most probable class, (H, W, D).
+        probability: of the most probable class, (H, W, D), float32.
+        affine: (4, 4), voxel index -> mm.
+        loss: of the whole volume.
+        self_confidence: see `Disagreement`.
+    """
+
+    image: NDArray[np.float32]
+    label: NDArray[np.uint8]
+    pred: NDArray[np.uint8]
+    probability: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    loss: float
+    self_confidence: NDArray[np.float64]
+
+    @property
+    def spacing_mm(self) -> NDArray[np.float64]:
+        """Edges of a voxel, (3,)."""
+        return np.asarray(affine_to_spacing(self.affine), dtype=np.float64)
+
+    @property
+    def band_mm(self) -> float:
+        """Distance that counts as the border; a little more than the voxels, so that rounding decides nothing."""
+        return BAND_VOXELS * float(self.spacing_mm.max()) * (1 + 1e-3)
+
+    def disputed(self, threshold: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return where the network is sure of another structure, far from the border, (H, W, D)."""
+        sure = self.probability >= threshold[self.pred]
+        return far_places(self.pred, self.label, sure, self.spacing_mm, self.band_mm)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is known of a case; `problem` says why there is nothing.
+
+    Attributes:
+        loss: of the whole volume; NaN if there is none.
+        dice: structure -> Dice on the network's grid; NaN where neither label nor network has it.
+    """
+
+    case_id: str
+    loss: float = float("nan")
+    dice: dict[str, float] = field(default_factory=dict)
+    disagreement: Disagreement | None = None
+    problem: str = ""
+
+
+@torch.no_grad()
+def whole_volume(trained: TrainedRun, case: Case, index: int = 0) -> WholeVolume:
+    """Return a case as the network sees it, and what it says.
+
+    Raises:
+        Exception: whatever reading or preprocessing raises.
+    """
+    item = trained.preprocessing(case_item(case, index))
+    image, label = item[IMAGE][None].to(trained.device), item[LABEL][None].to(trained.device)
+    logits = trained.inferer(image, trained.network)
+    loss = float(trained.loss_function(logits, label)[0])
+    scores = torch.softmax(logits.as_subclass(torch.Tensor)[0].float(), dim=0)
+    classes = label.as_subclass(torch.Tensor)[0, 0].long()
+    own = torch.gather(scores, 0, classes[None])[0].double()
+    counts = torch.bincount(classes.flatten(), minlength=len(scores)).double()
+    confidence = torch.bincount(classes.flatten(), weights=own.flatten(), minlength=len(scores)) / counts  # 0/0: NaN
+    probability, pred = scores.max(dim=0)
+    return WholeVolume(
+        np.asarray(item[IMAGE][0], dtype=np.float32),
+        classes.cpu().numpy().astype(np.uint8),
+        pred.cpu().numpy().astype(np.uint8),
+        probability.cpu().numpy(),
+        np.asarray(item[LABEL].affine, dtype=np.float64),
+        loss,
+        confidence.cpu().numpy(),
+    )
+
+
+def measure_case(trained: TrainedRun, case: Case, index: int = 0) -> Measurement:
+    """Return the measurement of a case; one that cannot be read does not stop the others."""
+    try:
+        volume = whole_volume(trained, case, index)
+    except Exception as error:  # whatever is wrong with the files of one case
+        return Measurement(case.case_id, problem=_reason(error))
+    if not math.isfinite(volume.loss):
+        found = f"its loss is {volume.loss}; look for values in image and label that are not finite"
+        return Measurement(case.case_id, problem=found)
+    return measure_volume(case.case_id, volume, trained.structures)
+
+
+def measure_volume(case_id: str, volume: WholeVolume, structures: tuple[str, ...]) -> Measurement:
+    """Return the measurement of a volume."""
+    names: dict[int | tuple[int, ...], str] = dict(enumerate(structures, start=1))
+    table = case_metrics(volume.pred, volume.label, names, volume.spacing_mm.tolist(), metrics=["dice"])
+    disagreement = find_disagreement(
+        volume.pred, volume.probability, volume.label, volume.self_confidence, volume.spacing_mm, volume.band_mm
+    )
+    dice = dict(zip(table["structure"], table["dice"].astype(float), strict=True))
+    return Measurement(case_id, volume.loss, dice, disagreement)
+
+
+def measure_run(trained: TrainedRun, on_case: Callable[[Measurement], None] | None = None) -> list[Measurement]:
+    """Return the measurements of all training cases, in the order of the datalist."""
+    measurements = []
+    for index, case in enumerate(trained.cases):
+        measurements.append(measure_case(trained, case, index))
+        if on_case is not None:
+            on_case(measurements[-1])
+    return measurements
+
+
+def _reason(error: BaseException) -> str:
+    """Return what was wrong in one line; MONAI wraps the cause in errors of its transforms."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the device has too little memory for it; give --device cpu"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -1,0 +1,213 @@
+"""`droseg hardest` on a run whose network and planted label errors are known."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from monai.losses import DiceCELoss
+
+from droseg.cli import main
+from droseg.data import read_datalist
+from droseg.hardest import read_run
+from droseg.hardest.measure import whole_volume
+
+
+def sheet(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "hardest" / "hardest.csv").set_index("case_id")
+
+
+def test_wrong_labels_rank_first_and_are_flagged_with_the_reason(make_run, capsys):
+    run = make_run()
+    assert main(["hardest", str(run)]) == 0
+    table = sheet(run)
+    assert set(table.index[:2]) == {"erased", "moved"}
+    assert table["rank"].tolist() == list(range(1, 11))
+    assert table["flag"].dropna().to_dict() == dict.fromkeys(table.index[:2], "label looks wrong")
+    assert "posterior is not labelled at all" in table.loc["erased", "flag_reason"]
+    assert table.loc["erased", "flag_reason"].count("0.448 ml, labelled background") == 1  # 4 * 7 * 8 voxels of 2 mm3
+    assert table.loc["right_0", ["loss", "flag_score"]].tolist() == pytest.approx([0, 0], abs=1e-3)
+    assert table.loc["right_0", "anatomy"] == "rare"
+    assert table.loc["right_0", "dice_mean"] == 1.0
+    out = capsys.readouterr().out
+    assert "2 labels that look wrong" in out
+    assert str(run / "hardest" / "hardest.html") in out
+
+
+def test_losses_are_those_of_monai_on_the_whole_volume(make_run):
+    run = make_run()
+    assert main(["hardest", str(run), "--top", "0"]) == 0
+    weights = torch.load(run / "models/model.pt", weights_only=True)
+    table = sheet(run)
+    for case in read_datalist(run.parent / "cohort/datalist.json").section("training"):
+        image = nib.load(case.images[0]).get_fdata()
+        image = torch.tensor((image - image.mean()) / image.std(), dtype=torch.float32)[None, None]
+        label = torch.tensor(nib.load(case.label).get_fdata())[None, None]
+        logits = torch.nn.functional.conv3d(image, weights["weight"], weights["bias"])
+        loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)(logits, label)
+        assert table.loc[case.case_id, "loss"] == pytest.approx(float(loss), abs=2e-4), case.case_id
+
+
+def test_an_unsure_network_flags_nothing_and_ranks_the_same(make_run):
+    run = make_run()
+    weights = torch.load(run / "models/model.pt", weights_only=True)
+    torch.save({name: value / 100 for name, value in weights.items()}, run / "models/model_last.pt")
+    assert main(["hardest", str(run), "--last", "--top", "1"]) == 0
+    table = sheet(run)
+    assert table["flag"].isna().all()
+    assert set(table.index[:2]) == {"erased", "moved"}
+    assert "None of the 10 labels looks wrong" in (run / "hardest/hardest.html").read_text()
+
+
+def test_the_page_is_self_contained_and_shows_the_cases_it_says(make_run):
+    run = make_run()
+    assert main(["hardest", str(run), "--top", "3"]) == 0
+    page = (run / "hardest/hardest.html").read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
+    by_score = sheet(run)["flag_score"].sort_values(ascending=False).index[:2].tolist()
+    shown = re.findall(r'<div class="(case[^"]*)" id="case-([^"]+)"', page)
+    assert [name for style, name in shown if "flagged" in style] == by_score
+    assert len([name for style, name in shown if "flagged" not in style]) == 3
+    assert page.count("<img") == 5 * 3 * 3
+    assert "No loss curves: " in page
+
+
+def test_pictures_go_through_what_is_in_dispute(make_run):
+    trained = read_run(make_run())
+    index, case = next((i, c) for i, c in enumerate(trained.cases) if c.case_id == "erased")
+    volume = whole_volume(trained, case, index)
+    disputed = volume.disputed(np.full(3, 0.9))
+    expected = np.zeros_like(disputed)
+    expected[4:8, 5:12, 3:11] = True  # the posterior at 12..15 of 20, stored from right to left
+    assert np.array_equal(disputed, expected)
+
+
+def test_a_case_that_cannot_be_read_is_named_and_the_others_are_ranked(make_run, cohort, capsys):
+    datalist = read_datalist(cohort)
+    broken, empty = datalist.section("training")[2], datalist.section("training")[3]
+    broken.images[0].write_bytes(b"no image")
+    voxels = np.full((20, 18, 14), np.nan, np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.diag([-1.0, 1.0, 2.0, 1.0])), empty.images[0])
+    run = make_run(cohort)
+    assert main(["hardest", str(run)]) == 1
+    error = capsys.readouterr().err
+    assert f"{broken.case_id}: not measured: " in error
+    assert f"{empty.case_id}: not measured: its loss is nan" in error
+    assert "Traceback" not in error
+    table = sheet(run)
+    assert table["rank"].notna().sum() == 8
+    assert set(table.index[:2]) == {"erased", "moved"}
+    assert "Not measured" in (run / "hardest/hardest.html").read_text()
+
+
+def test_a_run_without_checkpoint_and_audit_says_what_is_missing(make_run, capsys):
+    run = make_run()
+    assert main(["hardest", str(run)]) == 0
+    error = capsys.readouterr().err
+    assert "no stale losses" in error
+    assert "No loss curves" in error
+    assert sheet(run)[["stale_loss", "visits", "draw_share"]].isna().all().all()
+
+
+def test_another_content_of_the_datalist_is_said(make_run, capsys):
+    run = make_run()
+    (run / "run.json").write_text(json.dumps({"datalist_sha256": "0" * 64}))
+    assert main(["hardest", str(run)]) == 0
+    assert "is not what the run was trained with" in capsys.readouterr().err
+
+
+def test_a_moved_data_set_is_found_by_its_new_place(make_run, cohort, tmp_path, capsys):
+    run = make_run(cohort)
+    cohort.parent.rename(tmp_path / "elsewhere")
+    assert main(["hardest", str(run)]) == 1
+    assert "no such file" in capsys.readouterr().err
+    line = [
+        "hardest",
+        str(run),
+        "--datalist",
+        str(tmp_path / "elsewhere/datalist.json"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(line) == 0
+    assert (tmp_path / "out/hardest.csv").is_file()
+    assert not (run / "hardest").exists()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "options", "code", "message"),
+    [
+        (
+            lambda run: (run / "configs/train.yaml").unlink(),
+            [],
+            1,
+            "it has no configs/train.yaml; give the folder of a",
+        ),
+        (lambda run: (run / "models/model.pt").unlink(), [], 3, "does not exist"),
+        (
+            lambda run: (run / "models/model.pt").rename(run / "models/model_last.pt"),
+            [],
+            1,
+            "--last takes model_last.pt",
+        ),
+        (lambda run: (run / "configs/train.yaml").write_text("a: ["), [], 1, "cannot be read"),
+        (lambda run: None, ["--top", "-1"], 2, "--top is -1"),
+        (lambda run: None, ["--device", "quantum"], 2, "--device quantum: it cannot be used here"),
+        (lambda run: None, ["--datalist", "missing.json"], 1, "no such file"),
+    ],
+)
+def test_bad_input_is_one_clear_line(make_run, capsys, prepare, options, code, message):
+    run = make_run()
+    prepare(run)
+    assert main(["hardest", str(run), *options]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (run / "hardest").exists()
+
+
+def test_no_such_folder_is_said(tmp_path, capsys):
+    assert main(["hardest", str(tmp_path / "nowhere")]) == 1
+    assert "there is no such folder; give the folder of a training" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="skipped: root may write everywhere")
+def test_a_read_only_run_needs_another_place(make_run, capsys):
+    run = make_run()
+    run.chmod(0o500)
+    assert main(["hardest", str(run)]) == 2
+    assert "choose another place by --out" in capsys.readouterr().err
+
+
+def test_after_a_real_training_that_refreshed_the_stale_losses_are_the_whole_volume_ones(make_run, cohort, tmp_path):
+    # The handler and the sheet measure by different code; the training is that of the command line.
+    run = tmp_path / "trained"
+    tiny = {
+        "network_def#channels": [4, 8],
+        "network_def#strides": [2],
+        "roi_size": [8, 8, 8],
+        "epochs": 2,
+        "batches_per_epoch": 3,
+        "batch_size": 2,
+        "val_interval": 1,
+        "warmup_steps": 1,
+        "precision": "fp32",
+        "device": "$torch.device('cpu')",
+        "refresh_interval": 1,
+    }
+    line = ["train", "hippocampus_mri", "--datalist", str(cohort), "--out", str(run), "--objective", "hardness"]
+    assert main([*line, *(f"{key}={json.dumps(value)}" for key, value in tiny.items())]) == 0
+    assert main(["hardest", str(run), "--top", "2"]) == 0
+    table = sheet(run)
+    assert table["stale_loss"].to_numpy() == pytest.approx(table["loss"].to_numpy(), rel=1e-4)
+    assert table["visits"].sum() == 12
+    assert table["draw_share"].sum() == pytest.approx(1)
+    page = (run / "hardest/hardest.html").read_text()
+    assert page.count("<circle") == table["visits"][table.index[:2]].sum()
