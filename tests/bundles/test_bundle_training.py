@@ -107,6 +107,7 @@ def test_every_expression_is_one_short_call_and_no_path_is_absolute(name: str) -
                 assert not value.startswith("$") or len(value) <= 80, f"{file.name} {key}: {len(value)} characters"
 
 
+@pytest.mark.slow  # tests/workflow/test_ranks.py and test_lost_rank.py start the overlays by default
 def test_the_multi_gpu_overlay_trains_on_two_processes(phantoms: Path, tmp_path: Path) -> None:
     configs = shipped_bundles()["fetal_brain_mri"] / "configs"
     files = [str(configs / f"{name}.yaml") for name in ("train", "hardness", "multi_gpu_train")]

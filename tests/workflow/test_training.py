@@ -74,6 +74,9 @@ def test_a_training_leaves_a_complete_bundle(cohort: Path, tmp_path: Path) -> No
     assert all(isinstance(value, torch.Tensor) for value in weights.values())
     volumes = json.loads((run / "training_statistics.json").read_text())["volume_ml"]
     assert volumes["anterior"]["median"] == pytest.approx(6 * 6 * 5 * 1.5 / 1000, rel=1e-3)
+    card = (run / "docs/README.md").read_text()
+    assert "None yet: `droseg report CASES.csv --model-card` puts them here." in card
+    assert "Worst group by mean Dice" not in card, "the shipped card's results are of other weights"
 
 
 def test_other_spacing_and_fewer_structures_go_with_the_run(cohort: Path, tmp_path: Path) -> None:
@@ -104,8 +107,12 @@ def test_evaluate_yaml_and_the_command_give_one_table(cohort: Path, tmp_path: Pa
     monai_run(
         "evaluating", config_file=configs, bundle_root=str(run), datalist=str(cohort), output_dir=str(tmp_path / "b")
     )
-    tables = [pd.read_csv(tmp_path / name / "case_metrics.csv") for name in ("a", "b")]
-    pd.testing.assert_frame_equal(*tables, rtol=1e-6)
+    # What the bundle's own evaluation left is also a folder of predictions.
+    again = ["--pred", str(tmp_path / "b"), "--structures", "anterior", "posterior", "--out", str(tmp_path / "c")]
+    assert main(["evaluate", "--datalist", str(cohort), *again]) == 0
+    tables = [pd.read_csv(tmp_path / name / "case_metrics.csv") for name in ("a", "b", "c")]
+    for table in tables[1:]:
+        pd.testing.assert_frame_equal(table, tables[0], rtol=1e-6)
     maps = [tmp_path / "a/predictions/te_0_seg.nii.gz", tmp_path / "b/te_0_seg.nii.gz"]
     assert np.array_equal(*(nib.load(path).get_fdata() for path in maps))
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from droseg import __version__
 from droseg.errors import InputError
 from droseg.keys import TESTING
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from droseg.report.score import Scores
 
 CASES_FILE = "case_metrics.csv"
+RECORD_FILE = "evaluation.json"
 PREDICTIONS = "predictions"
 
 
@@ -27,7 +31,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "evaluate",
         help="score predictions: one row per case and structure",
         description="Score predicted label maps against the labels of a datalist, in mm of each case's own grid, and "
-        f"write OUT/{CASES_FILE}. Give the predictions (--pred), or a bundle that makes them (--bundle).",
+        f"write OUT/{CASES_FILE} and how it was made, OUT/{RECORD_FILE}. Give the predictions (--pred: also those of "
+        "nnU-Net, or of a bundle's evaluate.yaml), or a bundle that makes them (--bundle). docs/metrics.md defines "
+        "every metric.",
     )
     parser.add_argument("--datalist", required=True, type=Path, metavar="D")
     parser.add_argument("--section", default=TESTING, help="section of the datalist (default: testing)")
@@ -37,7 +43,21 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     parser.add_argument("--data-root", type=Path, help="folder that the datalist's relative paths start from")
     parser.add_argument("--structures", nargs="+", metavar="NAME", help="score only these (default: all declared)")
-    parser.add_argument("--nsd-tolerance-mm", type=float, default=1.0, metavar="MM", help="default: 1.0")
+    parser.add_argument(
+        "--nsd-tolerance-mm",
+        nargs="+",
+        default=["1.0"],
+        metavar="MM",
+        help="for all structures (default: 1.0); NAME=MM for single ones",
+    )
+    parser.add_argument(
+        "--extra-metrics",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="also measure any percentile of the Hausdorff distance (hd90_mm, hd99.5_mm), betti0_error, betti1_error, "
+        "betti2_error",
+    )
     parser.add_argument(
         "--missing-as-failure", action="store_true", help="for --pred: cases without one count as missed"
     )
@@ -52,10 +72,12 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from droseg.data.datalist import read_datalist
+    from droseg.metrics import EXTRA_METRICS
     from droseg.report.score import score_section
 
     _check_arguments(args)
     datalist = read_datalist(args.datalist, args.data_root)
+    tolerance_mm = _tolerances_mm(args.nsd_tolerance_mm, list(datalist.structures))
     cases = datalist.section(args.section)
     _make_folder(args.out)
     pred_dir, structures = args.pred, args.structures
@@ -75,14 +97,16 @@ def run(args: argparse.Namespace) -> int:
             pred_dir,
             predictions=predictions,
             structures=structures,
-            nsd_tolerance_mm=args.nsd_tolerance_mm,
+            nsd_tolerance_mm=tolerance_mm,
+            extra_metrics=(*EXTRA_METRICS, *args.extra_metrics),
             missing_as_failure=args.missing_as_failure,
             workers=args.workers,
-            on_case=lambda _: bar.update() and None,
+            on_case=lambda _: bar.update(),
         )
     path = args.out / CASES_FILE
     if len(scores.cases):
         scores.cases.to_csv(path, index=False, float_format="%.10g")
+        _write_record(args, datalist, scores, tolerance_mm, unpredicted)
         _print_summary(scores, datalist, args.section, len(cases))
         print(f"\n{path}")
     elif path.exists():
@@ -102,8 +126,17 @@ def _make_folder(out: Path) -> None:
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
-    if not (math.isfinite(args.nsd_tolerance_mm) and args.nsd_tolerance_mm >= 0):
-        raise InputError(f"--nsd-tolerance-mm is {args.nsd_tolerance_mm}; it must be a number >= 0.")
+    from droseg.metrics.names import BETTI_ERRORS, is_metric
+    from droseg.metrics.topology import require_topology
+
+    unknown = [name for name in args.extra_metrics if not is_metric(name)]
+    if unknown:
+        raise InputError(
+            f"--extra-metrics: no metric {', '.join(unknown)}; give hdP_mm with a percentile P above 0 and up to 100, "
+            f"or of {', '.join(BETTI_ERRORS)}."
+        )
+    if {*BETTI_ERRORS[1:]} & {*args.extra_metrics}:
+        require_topology()  # before hours of prediction
     if args.workers < 0:
         raise InputError(f"--workers is {args.workers}; it must be >= 0.")
     if args.bundle is not None and args.missing_as_failure:
@@ -111,6 +144,65 @@ def _check_arguments(args: argparse.Namespace) -> None:
             "--missing-as-failure is for --pred: a case that --bundle cannot segment is an error to mend. To count it "
             f"as missed all the same, evaluate again with --pred {args.out / PREDICTIONS}."
         )
+
+
+def _tolerances_mm(texts: Sequence[str], structures: Sequence[str]) -> dict[str, float]:
+    """Return the tolerance of every structure: its own, else the one without a name, else 1 mm."""
+    default, own = 1.0, {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(f"--nsd-tolerance-mm is {text}; it must be a number >= 0, or NAME=NUMBER.")
+        if name and name not in structures:
+            raise InputError(
+                f"--nsd-tolerance-mm {text}: no structure {name}; those declared: {', '.join(structures)}."
+            )
+        if name:
+            own[name] = value
+        else:
+            default = value
+    return {name: own.get(name, default) for name in structures}
+
+
+def _write_record(
+    args: argparse.Namespace,
+    datalist: Datalist,
+    scores: Scores,
+    tolerance_mm: dict[str, float],
+    unpredicted: dict[str, str],
+) -> None:
+    """Write how the table was made, for the report and for whoever asks in a year."""
+    import numpy
+    import scipy
+
+    from droseg.metrics.names import CONVENTIONS, is_metric
+
+    names = list(scores.cases["structure"].unique())
+    missing = [case_id for case_id in scores.missing if case_id not in unpredicted]
+    record = {
+        "droseg": __version__,
+        "numpy": numpy.__version__,
+        "scipy": scipy.__version__,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "datalist": str(datalist.path),
+        "section": args.section,
+        "predictions": str(args.pred) if args.bundle is None else str(args.out / PREDICTIONS),
+        "bundle": args.bundle,
+        "structures": {name: list(datalist.structures[name]) for name in names},
+        "metrics": [column for column in scores.cases.columns if is_metric(str(column))],
+        "nsd_tolerance_mm": {name: tolerance_mm[name] for name in names},
+        "conventions": CONVENTIONS,
+        "scored": int(scores.cases["case_id"].nunique()),
+        "missing": missing,
+        "missing_as_failure": args.missing_as_failure,
+        "not_scored": {**unpredicted, **scores.problems},
+        "warnings": scores.warnings,
+    }
+    (args.out / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _common_structures(predictor: Predictor, args: argparse.Namespace, datalist: Datalist) -> list[str]:
@@ -183,4 +275,20 @@ def _print_problems(scores: Scores, pred_dir: Path, unpredicted: dict[str, str],
             level, fate = "note", "scored as all background, as asked"
         print(f"{level}: no prediction in {pred_dir} for {len(missing)} cases, {fate}:", file=sys.stderr)
         print("  " + "\n  ".join(missing), file=sys.stderr)
+        if scores.strangers:
+            names = ", ".join(scores.strangers[:3]) + (", ..." if len(scores.strangers) > 3 else "")
+            print(
+                f"  {pred_dir} holds {len(scores.strangers)} label maps of no case ({names}); "
+                "a prediction is named CASE_ID or CASE_ID_seg.",
+                file=sys.stderr,
+            )
     return 1 if unpredicted or scores.problems or (missing and not missing_as_failure) else 0
+
+
+def evaluated_section(folder: Path) -> str:
+    """Return the section that was scored into this folder; "" if no record there says so."""
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text())
+    except (OSError, ValueError):
+        return ""
+    return str(record.get("section", "")) if isinstance(record, dict) else ""

@@ -9,8 +9,19 @@ from droseg.errors import InputError
 
 EXAMPLES = """examples:
   droseg train hippocampus_mri --datalist data/hippocampus/datalist.json --out runs/dro --objective hardness
+  droseg train hippocampus_mri --datalist D --out runs/jtt --objective jtt rivals#jtt#first_epochs=15
   droseg train hippocampus_mri --datalist D --out runs/erm epochs=20 train#optimizer#weight_decay=0.001
   droseg train runs/dro epochs=200          go on with a run for longer
+
+objectives (settings of the last six: rivals#NAME#KEY=value; their groups: objective_axes, else --group-by):
+  erm             every case alike
+  hardness        hard cases drawn more often: KL, chi-square or CVaR (Fidon et al. 2022, arXiv:2001.02658)
+  two_level       hard groups, and hard cases inside each group (the same, taken twice)
+  group_dro       an adversary weights the groups by their losses (Sagawa et al. 2020, arXiv:1911.08731)
+  group_balanced  every group drawn equally often (Idrissi et al. 2022, arXiv:2110.14503)
+  jtt             trains twice; what the first network gets wrong is repeated (Liu et al. 2021, arXiv:2107.09044)
+  rgd             losses of a batch weighted by their exponential (Kumar et al. 2024, arXiv:2306.09222)
+  febs            Dice of scores scaled by the error of their group (Tian et al. 2024, arXiv:2311.02189)
 Any key=value overrides the bundle's configs/train.yaml; a key that does not exist there is an error."""
 
 
@@ -18,7 +29,7 @@ def register(subparsers: Any) -> None:
     """Add the job to the command line."""
     parser = subparsers.add_parser(
         "train",
-        help="train a bundle on a datalist, by ERM or by hardness-weighted sampling",
+        help="train a bundle on a datalist, by ERM, hardness-weighted sampling or one of its rivals",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -28,12 +39,15 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--datalist", help="the cases (JSON)")
     parser.add_argument("--data-root", help="folder that the datalist's relative paths start from")
     parser.add_argument("--out", help="run folder; the same folder and settings continue a run")
-    parser.add_argument("--objective", help="erm or hardness")
+    parser.add_argument("--objective", metavar="NAME", help="what makes a case count more; see below")
     robustness = parser.add_mutually_exclusive_group()
-    robustness.add_argument("--beta", type=float, help="robustness of hardness-weighted sampling, >= 0")
+    robustness.add_argument("--beta", type=float, help="robustness of hardness and two_level, >= 0")
     robustness.add_argument("--target-ess", type=float, help="solve beta for this effective sample size / N, in (0, 1]")
     parser.add_argument(
-        "--group-by", metavar="AXIS", action="append", help="axes of the worst group that selects model.pt"
+        "--group-by",
+        metavar="AXIS",
+        action="append",
+        help="axes of the worst group that selects model.pt, and of objectives with groups",
     )
     parser.add_argument(
         "--overlay", metavar="NAME", action="append", default=[], help="further config of the bundle, or a file"

@@ -103,6 +103,12 @@ class Predictor:
         ]
         return _label_image(labels, grid), flags
 
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network with its weights, for forward hooks."""
+        network: torch.nn.Module = self._network
+        return network
+
     def _read(self, image: Any, affine: ArrayLike | None) -> MetaTensor:
         count = len(self.channels)
         if isinstance(image, str | Path):

@@ -72,7 +72,8 @@ def train(bundle: Path, overlays: Sequence[str] = (), overrides: Mapping[str, An
     all_overrides = {"bundle_root": str(bundle), **given}
     known = known_configs([*config_files(bundle / "configs"), *configs])
     check_keys(_with_overrides(configs, all_overrides), known)
-    print(f"the same by MONAI: {monai_line(configs, all_overrides)}", flush=True)
+    if os.environ.get("RANK", "0") == "0":  # torchrun's; the processes have not joined yet
+        print(f"the same by MONAI: {monai_line(configs, all_overrides)}", flush=True)
     for name in ("monai.bundle.scripts", "monai.bundle.workflows"):
         logging.getLogger(name).setLevel(logging.WARNING)  # its summary of the arguments is the line just printed
     with warnings.catch_warnings():

@@ -14,6 +14,7 @@ from droseg.data import Datalist
 from droseg.data.check import Problem, check_datalist, problem_table
 from droseg.data.datalist import EntryProblem
 from droseg.errors import BundleError, DatalistError, DrosegError, InputError
+from droseg.metrics.axes import axis_columns
 
 
 def check_output_folder(folder: Path, needed_bytes: int) -> None:
@@ -77,10 +78,28 @@ def check_axes(datalist: Datalist, axes: Sequence[str] | None) -> None:
     Raises:
         InputError: naming the axes that there are.
     """
-    unknown = [axis for axis in axes or () if axis not in datalist.axes]
+    unknown = [axis for axis in axis_columns(axes or (), datalist.axes) if axis not in datalist.axes]
     if unknown:
         found = ", ".join(datalist.axes) or "none"
         raise InputError(f"{datalist.path}: no case has the group axis {', '.join(unknown)}; the axes are: {found}.")
+
+
+def check_shares(batch_size: int, num_cases: int, ranks: int) -> None:
+    """Refuse a global batch that the processes cannot share, or more processes than training cases.
+
+    Raises:
+        InputError: with the numbers that fit.
+    """
+    start = "(--nproc_per_node x --nnodes of torchrun)"
+    if ranks > num_cases:
+        raise InputError(f"{ranks} processes, but only {num_cases} training cases: start {num_cases} at most {start}.")
+    if batch_size % ranks:
+        sizes = sorted({batch_size // ranks * ranks, -(-batch_size // ranks) * ranks} - {0})
+        numbers = [number for number in range(1, min(batch_size, num_cases) + 1) if batch_size % number == 0]
+        raise InputError(
+            f"batch_size is {batch_size} over all processes, which {ranks} of them cannot share evenly: set batch_size "
+            f"to {' or '.join(map(str, sizes))}, or start {', '.join(map(str, numbers))} {start}."
+        )
 
 
 def check_roi_size(roi_size: Sequence[int], strides: Sequence[int] | None) -> None:

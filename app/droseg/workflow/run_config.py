@@ -8,13 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from droseg import __version__
 from droseg.engine.run_folder import RunFolder, replace_text
-from droseg.workflow.config import config_files, differences, dump_config, load_config
+from droseg.report.card import empty_card
+from droseg.workflow.config import config_files, differences, dump_config, load_config, without_metadata
 
-TRAIN, INFERENCE = "train.yaml", "inference.yaml"
+TRAIN, INFERENCE, PARALLEL = "train.yaml", "inference.yaml", "multi_gpu_train.yaml"
 
-CHANGEABLE = ("bundle_root", "output_dir", "epochs", "num_workers", "device", "restart", "check_data", "init_from")
+CHANGEABLE = (
+    *("bundle_root", "output_dir", "epochs", "num_workers", "device", "restart", "check_data", "init_from"),
+    *("backend", "rank_timeout_s", "imports", "initialize", "finalize"),
+    *("max_lag", "carry_over_history", "checkpoint_interval", "checkpoint_minutes", "audit"),
+)
 """Keys that may differ when a run is continued; everything else would make it another run."""
 
 PER_FILE = ("imports", "bundle_root", "output_dir", "dataset_dir", "device", "initialize", "run", "finalize")
@@ -23,6 +30,9 @@ PER_FILE = ("imports", "bundle_root", "output_dir", "dataset_dir", "device", "in
 
 def write_run_configs(run: RunFolder, source: Path, config: Mapping[str, Any], resolved: Mapping[str, Any]) -> None:
     """Make the run folder a complete bundle.
+
+    What was trained does not depend on the number of processes, so that any number of them can continue it: the
+    multi-GPU overlay is taken out again.
 
     Args:
         run: the folder of the run.
@@ -33,12 +43,13 @@ def write_run_configs(run: RunFolder, source: Path, config: Mapping[str, Any], r
     run.configs.mkdir(parents=True, exist_ok=True)
     run.models.mkdir(parents=True, exist_ok=True)
     train = {
-        **config,
+        **for_one_process(config, source / "configs"),
         **resolved,
         "bundle_root": ".",
         "output_dir": "@bundle_root",
         "restart": False,
         "init_from": None,
+        "carry_over_history": False,
     }
     note = f"Written by droseg {__version__}: the training config of this run with all overlays and overrides in it."
     dump_config(train, run.configs / TRAIN, f"{note}\nContinue or look closer: droseg train RUN, or monai.bundle run.")
@@ -51,10 +62,13 @@ def write_run_configs(run: RunFolder, source: Path, config: Mapping[str, Any], r
     for file in config_files(source / "configs"):
         if file.name not in (TRAIN, INFERENCE):
             shutil.copyfile(file, run.configs / file.name)
-    for name in ("LICENSE", "configs/logging.conf", "docs/README.md"):
+    for name in ("LICENSE", "configs/logging.conf"):
         if (source / name).is_file():
-            (run.path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, run.path / name)
+    card = source / "docs/README.md"
+    if card.is_file() and not run.card.is_file():  # a run that goes on may have results in its card
+        # The card tells of the bundle's task and network; its results are those of other weights.
+        replace_text(run.card, empty_card(card.read_text(encoding="utf-8")))
     _write_metadata(source / "configs/metadata.json", run.configs / "metadata.json", config)
 
 
@@ -73,7 +87,35 @@ def _write_metadata(source: Path, target: Path, config: Mapping[str, Any]) -> No
     replace_text(target, json.dumps(metadata, indent=2) + "\n")
 
 
-def changed_settings(run: RunFolder, config: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[str]:
-    """Return one line per setting in which `config` differs from what the run was started with."""
+def changed_settings(
+    run: RunFolder, configs: Path, config: Mapping[str, Any], resolved: Mapping[str, Any]
+) -> list[str]:
+    """Return one line per setting in which `config`, of the bundle with `configs`, differs from the run's first."""
     previous = load_config([run.configs / TRAIN])
-    return differences(previous, {**config, **resolved}, ignore=CHANGEABLE)
+    return differences(previous, {**for_one_process(config, configs), **resolved}, ignore=CHANGEABLE)
+
+
+def for_one_process(config: Mapping[str, Any], configs: Path) -> dict[str, Any]:
+    """Return the config without what the multi-GPU overlay in the folder `configs` put into it."""
+    if not (configs / PARALLEL).is_file():
+        return dict(config)
+    base, overlaid = (
+        _as_run(load_config(files)) for files in ([configs / TRAIN], [configs / TRAIN, configs / PARALLEL])
+    )
+    result: dict[str, Any] = _taken_out(config, base, overlaid)
+    return result
+
+
+def _as_run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config with its references written as MONAI writes them when it runs: `@a::b` for `@a#b`."""
+    parser = ConfigParser(dict(config))
+    parser.resolve_macro_and_relative_ids()
+    return without_metadata(parser.get())
+
+
+def _taken_out(config: Any, base: Any, overlaid: Any) -> Any:
+    """Return `config` with the value of `base` wherever it has that of `overlaid`."""
+    if all(isinstance(each, Mapping) for each in (config, base, overlaid)):
+        kept = {key: value for key, value in config.items() if key in base or key not in overlaid}
+        return {key: _taken_out(value, base.get(key), overlaid.get(key)) for key, value in kept.items()}
+    return base if config == overlaid else config

@@ -24,15 +24,21 @@ from droseg import __version__, keys
 from droseg.data import Datalist
 from droseg.data.datalist import parse_datalist
 from droseg.data.statistics import training_statistics
-from droseg.engine.run_folder import FINISHED, RUNNING, RunFolder, replace_text
+from droseg.engine.rank_watch import leave
+from droseg.engine.roles import LostRankError, agree, is_writer, leave_ranks, rank, world_size
+from droseg.engine.run_folder import FINISHED, INTERRUPTED, RUNNING, RunFolder, replace_text, unlock_all
+from droseg.engine.stop import CONTINUE
 from droseg.errors import DrosegError, InputError
-from droseg.handlers import agree, is_writer, tensorboard_line
+from droseg.handlers import tensorboard_line
+from droseg.report.card import empty_card
 from droseg.workflow.config import check_keys, config_files, known_configs, without_metadata
+from droseg.workflow.lost import remove_notes
 from droseg.workflow.preflight import (
     check_axes,
     check_cases,
     check_output_folder,
     check_roi_size,
+    check_shares,
     check_structures,
 )
 from droseg.workflow.run_config import TRAIN, changed_settings, write_run_configs
@@ -50,27 +56,45 @@ def start_training() -> None:
     # MONAI says for every reader that is not installed that it is not; NIfTI needs none of them.
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
     logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+    # SystemExit is no Exception, which MONAI would wrap in "Failed to evaluate ConfigExpression".
+    try:
+        plan = _agreed_plan(workflow)
+        try:
+            # All components now: a setting out of its range is said before anything is replaced.
+            for component in ("train#trainer", "run_checkpoint"):
+                workflow.parser.get_parsed_content(component)
+        except Exception as error:
+            if logger.isEnabledFor(logging.DEBUG):
+                raise
+            raise SystemExit(_say(_for_user(error))) from error
+        if is_writer():
+            _write(plan)
+        agree(None)  # no rank looks for a checkpoint before rank 0 has cleared the folder
+    except LostRankError as error:
+        _say(error)
+        leave(error.exit_code)
+    except BaseException:
+        unlock_all()
+        leave_ranks()
+        raise
+
+
+def _agreed_plan(workflow: ConfigWorkflow) -> _Plan:
+    """Return the plan; or end the process as rank 0 does, or because this rank alone cannot start."""
     plan: _Plan | int
+    problem: DrosegError | None = None
     try:
         plan = _plan(workflow)
     except DrosegError as error:
-        plan = _say(error)
-    # SystemExit is no Exception, which MONAI would wrap in "Failed to evaluate ConfigExpression".
+        plan, problem = error.exit_code, error
+        if is_writer():
+            _say(error)
     exit_code = agree(plan if isinstance(plan, int) else None)
-    if isinstance(plan, int):
-        raise SystemExit(plan if exit_code is None else exit_code)  # only this rank failed: its own code, never 0
     if exit_code is not None:
         raise SystemExit(exit_code)
-    try:
-        # All components now: a setting out of its range is said before anything is replaced.
-        workflow.parser.get_parsed_content("train#trainer")
-    except Exception as error:
-        if logger.isEnabledFor(logging.DEBUG):
-            raise
-        raise SystemExit(_say(_for_user(error))) from error
-    if is_writer():
-        _write(plan)
-    agree(None)  # no rank looks for a checkpoint before rank 0 has cleared the folder
+    if isinstance(plan, int):  # only this rank cannot start: its own message and code, never 0
+        raise SystemExit(plan if problem is None else _say(problem))
+    return plan
 
 
 @dataclass(frozen=True)
@@ -90,8 +114,11 @@ class _Plan:
 
 
 def _say(error: DrosegError) -> int:
-    if is_writer():
-        print(f"droseg: error: {error}", file=sys.stderr)
+    if not is_writer():
+        # What stops all ranks is said by rank 0, whose end lets torchrun end the others before they repeat it.
+        time.sleep(2.0)
+    who = "" if is_writer() else f"rank {rank()}: "
+    print(f"droseg: error: {who}{error}", file=sys.stderr, flush=True)
     return error.exit_code
 
 
@@ -134,6 +161,8 @@ def _plan(workflow: ConfigWorkflow) -> _Plan | int:
     run = RunFolder(Path(value("output_dir")).resolve())
     parameters = sum(p.numel() for p in value("network_def").parameters())
     check_output_folder(run.path, needed_bytes=6 * 4 * parameters + 50_000_000)
+    if is_writer():
+        _take(run)
 
     datalist, entry_problems = parse_datalist(value("datalist"), value("data_root"))
     structures = value("structures")
@@ -142,33 +171,41 @@ def _plan(workflow: ConfigWorkflow) -> _Plan | int:
         "data_root": None if value("data_root") is None else str(Path(value("data_root")).resolve()),
         "dataset_dir": str(Path(value("dataset_dir")).resolve()),
     }
-    continues = is_writer() and not value("restart") and _continues(run, config, resolved, datalist)
+    continues = is_writer() and not value("restart") and _continues(run, configs, config, resolved, datalist)
     if continues and run.status().get("status") == FINISHED and run.status()["epoch"] >= int(value("epochs")):
         epochs = run.status()["epoch"]
         print(f"{run.path}: this run is finished ({epochs} epochs); nothing to do. --restart starts over.")
         return 0
     if is_writer():
         check_structures(datalist, structures, value("channels"))
+        check_shares(int(value("batch_size")), len(datalist.section(keys.TRAINING)), world_size())
         notes = check_cases(datalist, entry_problems, read=value("check_data"))
         check_axes(datalist, value("group_axes"))
         _announce(run, datalist, parameters, notes, continues)
-        print(_objective_line(value("objective"), value("beta"), value("target_ess")), flush=True)
+        rivals, axes = value("rivals"), value("objective_axes")
+        print(_objective_line(value("objective"), value("beta"), value("target_ess"), rivals, axes), flush=True)
     numbers = {name: int(label) for name, label in structures.items()}
     plan = run, configs.parent, config, resolved, datalist, numbers, continues
     return _Plan(*plan, value("objective"), int(value("seed")), with_statistics=value("check_data"))
 
 
+def _take(run: RunFolder) -> None:
+    """Lock the folder; a run in it that says it is running was killed, for else it would hold the lock."""
+    if run.lock() and run.status().get("status") == RUNNING:
+        run.write_status(status=INTERRUPTED, error="the process ended without a word (killed?)", remedy=CONTINUE)
+
+
 def _write(plan: _Plan) -> None:
     """Make the run folder."""
     run = plan.run
+    remove_notes(run)
     if not plan.continues:
         _clear(run)
     write_run_configs(run, plan.bundle, plan.config, plan.resolved)
     if not plan.continues and plan.with_statistics:
         statistics = training_statistics(plan.datalist.section(keys.TRAINING), plan.structures)
         replace_text(run.statistics_file, json.dumps(statistics, indent=2) + "\n")
-    run.write_status(
-        status=RUNNING,
+    run.write_status(  # "running" comes with the training itself, which keeps it true
         droseg=__version__,
         bundle=plan.bundle.name,
         objective=plan.objective,
@@ -177,12 +214,12 @@ def _write(plan: _Plan) -> None:
         datalist_sha256=_digest(plan.datalist.path),
         structures=plan.structures,
         started=run.status().get("started", time.strftime("%Y-%m-%dT%H:%M:%S%z")),
-        error=None,
-        remedy=None,
     )
 
 
-def _continues(run: RunFolder, config: Mapping[str, Any], resolved: Mapping[str, Any], datalist: Datalist) -> bool:
+def _continues(
+    run: RunFolder, configs: Path, config: Mapping[str, Any], resolved: Mapping[str, Any], datalist: Datalist
+) -> bool:
     """Whether the folder holds the same run with a checkpoint; without one there is nothing to lose.
 
     Raises:
@@ -191,23 +228,30 @@ def _continues(run: RunFolder, config: Mapping[str, Any], resolved: Mapping[str,
     if not run.checkpoint.is_file() or not (run.configs / TRAIN).is_file():
         return False
     status = run.status()
-    changed = changed_settings(run, config, resolved)
+    changed = changed_settings(run, configs, config, resolved)
     if status.get("datalist_sha256") not in (None, _digest(datalist.path)):
         changed.append(f"datalist: the content of {datalist.path} has changed since")
+    of_cases = [line for line in changed if line.partition(":")[0] in ("datalist", "data_root", "dataset_dir")]
+    if config.get("carry_over_history"):
+        changed = [line for line in changed if line not in of_cases]
     if changed:
         listed = "\n".join(f"  {line}" for line in changed)
+        hint = " carry_over_history=true continues it with the loss history of the cases that remain." * bool(of_cases)
         raise DrosegError(
             f"{run.path} holds a run with other settings:\n{listed}\n"
-            "Give the same settings to continue it, another --out, or --restart to start over."
+            f"Give the same settings to continue it, another --out, or --restart to start over.{hint}"
         )
     return True
 
 
 def _clear(run: RunFolder) -> None:
     """Remove what a former run wrote, and nothing else that may lie in the folder."""
-    for file in (run.best_model, run.last_model, run.checkpoint, run.status_file):
+    audit = run.audit_file, run.audit_cases_file
+    for file in (run.best_model, run.last_model, run.checkpoint, run.status_file, *audit):
         file.unlink(missing_ok=True)
     shutil.rmtree(run.tensorboard, ignore_errors=True)
+    if run.card.is_file():
+        replace_text(run.card, empty_card(run.card.read_text(encoding="utf-8")))
 
 
 def _digest(path: Path) -> str:
@@ -228,8 +272,18 @@ def _announce(run: RunFolder, datalist: Datalist, parameters: int, notes: list[s
     print(f"watch it: {tensorboard_line(run.path)}", flush=True)
 
 
-def _objective_line(objective: str, beta: float, target_ess: float | None) -> str:
-    if objective != "hardness":
-        return f"objective: {objective}"
-    solved = f"beta solved for an effective sample size of {target_ess} N"
-    return f"objective: hardness, {f'beta {beta}' if target_ess is None else solved}"
+def _objective_line(
+    objective: str,
+    beta: float,
+    target_ess: float | None,
+    rivals: Mapping[str, Mapping[str, Any]] | None = None,
+    axes: str | list[str] | None = None,
+) -> str:
+    if objective == "hardness":
+        solved = f"beta solved for an effective sample size of {target_ess} N"
+        return f"objective: hardness, {f'beta {beta}' if target_ess is None else solved}"
+    settings = "".join(f", {name} {value}" for name, value in (rivals or {}).get(objective, {}).items())
+    if objective not in ("two_level", "group_dro", "group_balanced", "febs"):
+        return f"objective: {objective}{settings}"
+    named = [axes] if isinstance(axes, str) else axes or ["all axes"]
+    return f"objective: {objective}{settings}; groups by {', '.join(named)}"

@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from droseg.engine.run_folder import FAILED, FINISHED, INTERRUPTED
+from droseg.engine.roles import LostRankError
+from droseg.engine.run_folder import FAILED, FINISHED, INTERRUPTED, RUNNING
+from droseg.engine.stop import CONTINUE, stops_at_sigterm
 from droseg.engine.trainer import DROTrainer
 from droseg.errors import DrosegError
 from droseg.handlers import RunCheckpoint, is_writer
 from droseg.inference.weights import load_weights
+from droseg.workflow.lost import check_same_start, end_without_rank, leave_note, watch_ranks
 
 
 def prepare_network(network: Any, init_from: str | Path | None) -> Any:
@@ -28,22 +31,48 @@ def prepare_network(network: Any, init_from: str | Path | None) -> Any:
 
 
 def run_training(trainer: DROTrainer, checkpoint: RunCheckpoint) -> None:
-    """Run or continue a training and keep `run.json` true whatever happens; a config's `run` calls it."""
+    """Run or continue a training and keep `run.json` true whatever happens; a config's `run` calls it.
+
+    Raises:
+        StopRequested: after SIGTERM, when the state is saved.
+        SystemExit: for an error whose message is for the user; other errors are raised as they are.
+    """
     run = checkpoint.run
     checkpoint.attach(trainer)  # after the handlers of the config: it saves what they have measured
+    if is_writer():
+        run.lock()
+        run.remove_partials()
     try:
+        watch_ranks(run)
+        with stops_at_sigterm(trainer, run):
+            _run(trainer, checkpoint)
+    finally:
+        run.unlock()
+
+
+def _run(trainer: DROTrainer, checkpoint: RunCheckpoint) -> None:
+    run = checkpoint.run
+    try:
+        if is_writer():
+            run.write_status(status=RUNNING, error=None, remedy=None)
         epoch = checkpoint.restore(trainer)
+        check_same_start(run, trainer.state.iteration)
         if is_writer():
             print(f"checkpoint rule: {checkpoint.rule()}")
-            if epoch:
+            if trainer.state.iteration:
                 print(f"continues after epoch {epoch} of {trainer.state.max_epochs} (step {trainer.state.iteration})")
         trainer.run()
     except BaseException as error:
+        if isinstance(error, LostRankError):
+            end_without_rank(run, str(error))
+        if not is_writer() and isinstance(error, Exception):
+            leave_note(run, _describe(error), remedy_for(error))
         if is_writer():
             stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
-            remedy = "run the same command again to continue." if stopped else remedy_for(error)
+            status, remedy = (INTERRUPTED, CONTINUE) if stopped else (FAILED, remedy_for(error))
+            step = trainer.state.iteration
             with contextlib.suppress(OSError):  # the disk may be what failed; the error itself matters more
-                run.write_status(status=INTERRUPTED if stopped else FAILED, error=_describe(error), remedy=remedy)
+                run.write_status(status=status, error=_describe(error), remedy=remedy, step=step)
         if isinstance(error, DrosegError) or (isinstance(error, Exception) and _is_memory(error)):
             print(f"droseg: error: {_describe(error)}\n{remedy_for(error)}", file=sys.stderr)
             raise SystemExit(getattr(error, "exit_code", 1)) from error
@@ -64,13 +93,24 @@ def _describe(error: BaseException) -> str:
 
 
 def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+    # torch's CPU allocator says "can't allocate memory", cuDNN and cuBLAS "..._STATUS_ALLOC_FAILED"; MONAI wraps what
+    # a transform raises.
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    return any(isinstance(each, MemoryError) or any(word in str(each).lower() for word in words) for each in chain)
 
 
 def remedy_for(error: BaseException) -> str:
     """Return what a person can do about an error that ended a training."""
     if _is_memory(error):
         return "Not enough memory: lower batch_size or roi_size, then run the same command with --restart."
+    if "DataLoader worker" in str(error):
+        return (
+            "A data-loading worker ended, most often for lack of memory: lower num_workers (or give a container more "
+            "by --shm-size); the same command continues from the last checkpoint."
+        )
     if isinstance(error, OSError):
         return "A file could not be read or written (disk full?); when it can, the same command continues the run."
     return "The same command continues from the last checkpoint; if it fails again, the message above says where."
