@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from droseg.errors import InputError
-from droseg.inference import find_cases, image_items
+from droseg.inference import find_inputs, image_items
 
 Save = Callable[..., Path]
 
@@ -25,7 +25,7 @@ def dicom(path: Path) -> None:
 
 
 def names(inputs: list[Path], out: Path) -> dict[str, Path]:
-    return {case.case_id: case.images[0] for case in find_cases(inputs, out)}
+    return {case.case_id: case.images[0] for case in find_inputs(inputs, out).cases}
 
 
 def test_a_folder_gives_its_own_nifti_files_and_dicom_series(tmp_path: Path) -> None:
@@ -62,13 +62,13 @@ def test_compressed_and_plain_of_one_name_keep_their_suffix(tmp_path: Path) -> N
 
 def test_the_same_file_given_twice_is_one_case(tmp_path: Path) -> None:
     touch(tmp_path / "x.nii")
-    assert len(find_cases([tmp_path, tmp_path / "x.nii"], tmp_path / "out")) == 1
+    assert len(find_inputs([tmp_path, tmp_path / "x.nii"], tmp_path / "out").cases) == 1
 
 
 def test_no_image_at_all_ends_with_code_2(tmp_path: Path) -> None:
     for given in ([tmp_path], [tmp_path / "nothing.nii"]):
         with pytest.raises(InputError, match="no image to segment") as caught:
-            find_cases(given, tmp_path / "out")
+            find_inputs(given, tmp_path / "out")
         assert caught.value.exit_code == 2
 
 
@@ -82,10 +82,10 @@ def test_a_datalist_gives_the_cases_of_its_section(tmp_path: Path, save: Save) -
     entry = {"case_id": "patient_7", "image": "scan.nii.gz"}
     datalist = tmp_path / "datalist.json"
     datalist.write_text(json.dumps({"channels": {"0": "T1w"}, "structures": {"a": 1}, "testing": [entry]}))
-    cases = find_cases([datalist], tmp_path / "out", section="testing")
+    cases = find_inputs([datalist], tmp_path / "out", section="testing").cases
     assert [(case.case_id, case.images) for case in cases] == [("patient_7", (tmp_path / "scan.nii.gz",))]
     with pytest.raises(InputError, match=r"needs --section; it has testing \(1 cases\)"):
-        find_cases([datalist], tmp_path / "out")
+        find_inputs([datalist], tmp_path / "out")
 
 
 def test_two_cases_of_one_name_are_refused_before_any_is_written(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_two_cases_of_one_name_are_refused_before_any_is_written(tmp_path: Path)
     entry = {"case_id": "x", "image": "other.nii"}
     datalist.write_text(json.dumps({"channels": {"0": "T1w"}, "structures": {"a": 1}, "testing": [entry]}))
     with pytest.raises(InputError, match="one file"):
-        find_cases([datalist, tmp_path / "x.nii"], tmp_path / "out", section="testing")
+        find_inputs([datalist, tmp_path / "x.nii"], tmp_path / "out", section="testing")
 
 
 def test_a_monai_dataset_refuses_a_folder_without_images(tmp_path: Path) -> None:

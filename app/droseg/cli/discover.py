@@ -176,7 +176,7 @@ def _network_features(args: argparse.Namespace, cases: Sequence[Case]) -> pd.Dat
     from droseg.discovery.network import network_features
     from droseg.inference import Predictor
 
-    predictor = Predictor(args.bundle, device=args.device)
+    predictor = Predictor(args.bundle, device=args.device, force=True)
     with tqdm(total=len(cases), desc="network", unit="case", disable=not sys.stderr.isatty()) as bar:
 
         def segment(paths: Sequence[Path]) -> None:

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     if args.bundle is not None:
         from droseg.inference import Predictor
 
-        predictor = Predictor(args.bundle, device=args.device)
+        predictor = Predictor(args.bundle, device=args.device, force=True)
         pred_dir, structures = args.out / PREDICTIONS, _common_structures(predictor, args, datalist)
         predictions, unpredicted = _predict(predictor, cases, pred_dir, args.overwrite)
     total = len(cases) if predictions is None else len(predictions)
@@ -227,10 +227,11 @@ def _predict(
     """Return case_id -> label map that this bundle made of this image, and case_id -> what went wrong."""
     from tqdm import tqdm
 
-    from droseg.inference import predict_cases
+    from droseg.inference import InputCase, predict_cases
 
     with tqdm(total=len(cases), desc="predicting", unit="case", disable=not sys.stderr.isatty()) as bar:
-        results = predict_cases(cases, predictor, out, overwrite=overwrite, on_result=lambda _: bar.update() and None)
+        inputs = [InputCase(case.case_id, case.images) for case in cases]
+        results = predict_cases(inputs, predictor, out, overwrite=overwrite, on_result=lambda _: bar.update() and None)
     # What else lies in the folder may be the work of another model.
     predictions = {r.case_id: Path(r.output) for r in results if r.status == "ok" and r.output is not None}
     failed = {r.case_id: f"{r.error}; {r.remedy}; not scored." for r in results if r.case_id not in predictions}

@@ -77,10 +77,10 @@ def run(args: argparse.Namespace) -> int:
         )
     from tqdm import tqdm
 
-    from droseg.inference import Predictor, find_cases, predict_cases, writable_folder
+    from droseg.inference import Predictor, find_inputs, predict_cases, writable_folder
 
     try:
-        cases = find_cases(args.inputs, args.out, args.section, args.data_root)
+        found = find_inputs(args.inputs, args.out, section=args.section, data_root=args.data_root)
     except InputError as error:
         if args.inputs == ["/input"]:  # the container without a mounted folder
             raise InputError(f"{error}\nTo run the container: {CONTAINER_LINE}") from error
@@ -93,14 +93,14 @@ def run(args: argparse.Namespace) -> int:
             raise WeightsError(f"{error}\nTo give the container a training run: {OWN_RUN} before IMAGE") from error
         raise
     started = time.monotonic()
-    with tqdm(total=len(cases), desc="predict", unit="case", file=sys.stderr, disable=None) as bar:
+    with tqdm(total=len(found.cases), desc="predict", unit="case", file=sys.stderr, disable=None) as bar:
 
         def show(result: CaseResult) -> None:
             bar.update()
             if bar.disable or result.error or result.flags:  # no bar in a log file: a line per case
                 bar.write(_line(result), file=sys.stderr)
 
-        results = predict_cases(cases, predictor, out, overwrite=args.overwrite, on_result=show, debug=args.debug)
+        results = predict_cases(found.cases, predictor, out, overwrite=args.overwrite, on_result=show, debug=args.debug)
     print(_summary(results, time.monotonic() - started, args.out))
     return 0 if all(result.status == "ok" for result in results) else 1
 

@@ -14,10 +14,10 @@ import nibabel as nib
 import torch
 
 from droseg import __version__
-from droseg.data.datalist import Case
 from droseg.errors import BundleError
-from droseg.inference.inputs import RESULT_SUFFIX
-from droseg.inference.predictor import Flag, Predictor
+from droseg.inference.inputs import RESULT_SUFFIX, InputCase
+from droseg.inference.predictor import Predictor
+from droseg.inference.quality import Flag
 from droseg.inference.reading import ImageError, image_checksum
 from droseg.inference.writing import OutputError, writable_folder, write_image, write_text
 
@@ -47,7 +47,7 @@ class CaseResult:
 
 
 def predict_cases(
-    cases: Iterable[Case],
+    cases: Iterable[InputCase],
     bundle: str | Path | Predictor,
     out: str | Path,
     *,
@@ -87,7 +87,7 @@ def predict_cases(
     return results
 
 
-def _predict_case(case: Case, predictor: Predictor, out: Path, overwrite: bool, debug: bool) -> CaseResult:
+def _predict_case(case: InputCase, predictor: Predictor, out: Path, overwrite: bool, debug: bool) -> CaseResult:
     started = time.monotonic()
     images = tuple(str(path) for path in case.images)
     result = CaseResult(case.case_id, images, "failed", 0.0)
@@ -105,7 +105,7 @@ def _predict_case(case: Case, predictor: Predictor, out: Path, overwrite: bool, 
     return replace(result, seconds=round(time.monotonic() - started, 3))
 
 
-def _write_labels(case: Case, predictor: Predictor, path: Path, overwrite: bool) -> tuple[bool, list[Flag]]:
+def _write_labels(case: InputCase, predictor: Predictor, path: Path, overwrite: bool) -> tuple[bool, list[Flag]]:
     """Return whether the label map was there already, and the flags of a new one."""
     made_from = f"droseg image={image_checksum(case.images)[:16]} model={predictor.fingerprint[:16]}"
     if path.exists() and not overwrite:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,36 @@ SUFFIXES = (".nii.gz", ".nii")
 RESULT_SUFFIX = "_seg.nii.gz"
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class InputCase:
+    """One image to segment.
+
+    Attributes:
+        case_id: unique, and the stem of the result's file name.
+        images: one source that holds all channels, or one per channel in the bundle's order.
+    """
+
+    case_id: str
+    images: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class SkippedInput:
+    """Something among the inputs that is no candidate, such as a localizer; it changes no exit code."""
+
+    name: str
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class FoundInputs:
+    """What was found among the inputs."""
+
+    cases: tuple[InputCase, ...]
+    skipped: tuple[SkippedInput, ...] = ()
 
 
 def image_files(folder: str | Path) -> list[Path]:
@@ -38,9 +69,14 @@ def image_items(folder: str | Path) -> list[dict[str, str]]:
     return [{IMAGE: str(path)} for path in files]
 
 
-def find_cases(
-    inputs: Sequence[str | Path], out: str | Path, section: str | None = None, data_root: str | Path | None = None
-) -> list[Case]:
+def find_inputs(
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    num_channels: int = 1,
+    section: str | None = None,
+    data_root: str | Path | None = None,
+) -> FoundInputs:
     """Return one case per image among files, folders and datalists; paths that do not exist are cases that will fail.
 
     A folder gives the NIfTI files directly in it, itself if DICOM files lie directly in it, and each of its direct
@@ -49,6 +85,7 @@ def find_cases(
     Args:
         inputs: files and folders.
         out: the output folder; results in it are never taken for input.
+        num_channels: what the network takes.
         section: of the datalists among the inputs.
         data_root: folder that the relative paths of datalists start from.
 
@@ -74,9 +111,10 @@ def find_cases(
         )
         raise InputError(f"no image to segment: {what}; give NIfTI files, folders of them, or DICOM series folders.")
     images = list(dict.fromkeys([*images, *empty]))  # the same file twice is one case
-    cases = listed + [Case(name, name, (path,), None, {}) for path, name in zip(images, _names(images), strict=True)]
+    cases = [InputCase(case.case_id, case.images) for case in listed]
+    cases += [InputCase(name, (path,)) for path, name in zip(images, _names(images), strict=True)]
     _refuse_equal_names(cases)
-    return cases
+    return FoundInputs(tuple(cases))
 
 
 def _folder_images(folder: Path, out: Path) -> list[Path]:
@@ -110,7 +148,7 @@ def _repeated(values: Iterable[T]) -> set[T]:
     return {value for value, count in Counter(values).items() if count > 1}
 
 
-def _refuse_equal_names(cases: Sequence[Case]) -> None:
+def _refuse_equal_names(cases: Sequence[InputCase]) -> None:
     repeated = _repeated(case.case_id for case in cases)
     if repeated:
         alike = [f"{case.case_id} ({case.images[0]})" for case in cases if case.case_id in repeated]

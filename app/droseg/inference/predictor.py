@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from droseg.bundles import find_bundle
 from droseg.engine.precision import has_fast_bf16
 from droseg.errors import BundleError, InputError
+from droseg.inference.quality import Evidence, Flag, QualityRules
 from droseg.inference.reading import image_from_array, image_from_nibabel, read_image
 from droseg.inference.weights import load_weights
 from droseg.inference.writing import label_dtype
@@ -32,15 +33,39 @@ CONFIG = Path("configs") / "inference.yaml"
 
 
 @dataclass(frozen=True)
-class Flag:
-    """Something about a segmentation that a person should look at."""
+class Prepared:
+    """An image that is ready for the network.
 
-    name: str
-    structure: str
-    message: str
+    Attributes:
+        image: on its own grid, (C, H, W, D), with its affine in mm and RAS+.
+        item: what the bundle's preprocessing made of it.
+    """
 
-    def __str__(self) -> str:
-        return self.message
+    image: MetaTensor
+    item: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What the network says about one image, on the image's own grid.
+
+    Attributes:
+        labels: label values, (H, W, D), the smallest unsigned type.
+        affine: voxel index -> mm in RAS+, (4, 4).
+        flags: what a person should look at.
+        volumes_ml: structure -> volume.
+        probabilities: of the classes, background first, (K, H, W, D) float16; None unless asked for.
+    """
+
+    labels: NDArray[Any]
+    affine: NDArray[np.float64]
+    flags: tuple[Flag, ...]
+    volumes_ml: dict[str, float]
+    probabilities: NDArray[Any] | None = None
+
+    def to_nifti(self) -> nib.Nifti1Image:
+        """Return the label map as a NIfTI image."""
+        return _label_image(self.labels, self.affine)
 
 
 class Predictor:
@@ -51,6 +76,7 @@ class Predictor:
         device: "cpu", "cuda", "cuda:1", ..., or "auto" for a GPU where there is one.
         precision: "auto" runs the network in bfloat16 where the hardware multiplies it (about twice as fast on a CPU
             with AMX; a few voxels at borders may differ); "fp32" never does.
+        force: segment images, too, that the network cannot know.
 
     Attributes:
         channels: names of the images that a case needs, in order.
@@ -63,12 +89,16 @@ class Predictor:
         InputError: if there is no such device.
     """
 
-    def __init__(self, bundle: str | Path, device: str = "cpu", precision: Precision = "fp32") -> None:
+    def __init__(
+        self, bundle: str | Path, device: str = "cpu", precision: Precision = "fp32", *, force: bool = False
+    ) -> None:
         self.folder = find_bundle(bundle)
         self.device = _device(device)
         config = _InferenceConfig(self.folder, self.device)
         self.channels: tuple[str, ...] = tuple(config["channels"])
         self.structures = _label_values(config["structures"], config.path)
+        self.force = force
+        self._quality = QualityRules(self.folder, self.structures)
         weights = Path(config["checkpoint"])
         network = config["network_def"]
         load_weights(network, weights)
@@ -92,16 +122,8 @@ class Predictor:
             ImageError: if the image cannot be segmented; the message says why and what to do.
             InputError: if an array comes without an affine.
         """
-        if isinstance(image, tuple) and len(image) == 2 and not isinstance(image[0], str | Path):
-            image, affine = image
-        labels, grid = self._labels(self._read(image, affine))
-        present = set(np.unique(labels).tolist())
-        flags = [
-            Flag("empty_structure", name, f"structure {name} is empty")
-            for name, value in self.structures.items()
-            if value not in present
-        ]
-        return _label_image(labels, grid), flags
+        segmentation = self.segment(self.prepare(self.read(image, affine)))
+        return segmentation.to_nifti(), list(segmentation.flags)
 
     @property
     def network(self) -> torch.nn.Module:
@@ -109,7 +131,10 @@ class Predictor:
         network: torch.nn.Module = self._network
         return network
 
-    def _read(self, image: Any, affine: ArrayLike | None) -> MetaTensor:
+    def read(self, image: Any, affine: ArrayLike | None = None) -> MetaTensor:
+        """Return the checked image on its own grid, (C, H, W, D); the arguments are those of a call."""
+        if isinstance(image, tuple) and len(image) == 2 and not isinstance(image[0], str | Path):
+            image, affine = image
         count = len(self.channels)
         if isinstance(image, str | Path):
             return read_image([Path(image)], count)
@@ -126,18 +151,30 @@ class Predictor:
         array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
         return image_from_array(array, affine, count)
 
-    @torch.no_grad()
-    def _labels(self, volume: MetaTensor) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Return the label values (H, W, D) on the grid of the volume, and its affine."""
-        grid = np.asarray(volume.affine.numpy(), dtype=np.float64)
-        item: dict[str, Any] = {IMAGE: volume.clone()}
+    def prepare(self, image: MetaTensor) -> Prepared:
+        """Return the image as the network takes it; needs no device, so it can run beside another case's `segment`.
+
+        Raises:
+            OutOfDomainError: if the network cannot know such an image, unless `force`.
+        """
+        if not self.force:
+            self._quality.check_domain(image)
+        item: dict[str, Any] = {IMAGE: image.clone()}
         for transform in self._preprocessing:
             item = transform(item)
+        return Prepared(image, item)
+
+    @torch.no_grad()
+    def segment(self, prepared: Prepared) -> Segmentation:
+        """Return the label values on the grid of the image, and what to look at."""
+        volume, item = prepared.image, dict(prepared.item)
+        grid = np.asarray(volume.affine.numpy(), dtype=np.float64)
         inputs = item[IMAGE].unsqueeze(0).to(self.device)
         autocast = torch.autocast(self.device.type, torch.bfloat16) if self._half else contextlib.nullcontext()
         with autocast:
             scores = self._inferer(inputs, self._network)
         item[PRED] = scores[0].float()
+        probabilities = item[PRED].softmax(0)
         for transform in self._postprocessing:
             item = transform(item)
         pred = np.asarray(item[PRED].cpu())
@@ -146,7 +183,16 @@ class Predictor:
                 f"{self.folder / CONFIG}: postprocessing gives shape {pred.shape} for an image "
                 f"{tuple(volume.shape)}; it must invert the preprocessing and take the argmax."
             )
-        return np.rint(pred[0]).astype(label_dtype(self.structures)), grid
+        labels = np.rint(pred[0]).astype(label_dtype(self.structures))
+        spacing = nib.affines.voxel_sizes(np.asarray(item[IMAGE].affine))
+        evidence = Evidence(volume, labels, probabilities, tuple(spacing.tolist()))
+        return Segmentation(labels, grid, tuple(self._quality.flags(evidence)), self._volumes_ml(labels, grid))
+
+    def _volumes_ml(self, labels: NDArray[Any], affine: NDArray[np.float64]) -> dict[str, float]:
+        voxel_ml = float(nib.affines.voxel_sizes(affine).prod()) / 1000.0
+        values, counts = np.unique(labels, return_counts=True)
+        number = dict(zip(values.tolist(), counts.tolist(), strict=True))
+        return {name: number.get(value, 0) * voxel_ml for name, value in self.structures.items()}
 
 
 class _InferenceConfig:
