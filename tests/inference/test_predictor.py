@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -90,6 +91,17 @@ def test_path_nibabel_metatensor_and_array_give_the_same(
         other, _ = predictor(given)
         np.testing.assert_array_equal(labels(other), labels(first))
         np.testing.assert_allclose(other.affine, first.affine, rtol=0, atol=1e-6)
+
+
+def test_weights_that_are_not_the_released_ones_are_refused(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    weights, sums = bundle / "models" / "model.pt", bundle / "models" / "SHA256SUMS"
+    sums.write_text(f"{hashlib.sha256(weights.read_bytes()).hexdigest()}  model.pt\n")
+    Predictor(bundle)
+    state = torch.load(weights, weights_only=True)
+    torch.save({name: value + 1e-3 for name, value in state.items()}, weights)
+    with pytest.raises(WeightsError, match=r"model\.pt: SHA-256 is .* SHA256SUMS beside it says"):
+        Predictor(bundle)
 
 
 def test_an_array_without_an_affine_is_refused(make_bundle: MakeBundle, plant: Plant) -> None:

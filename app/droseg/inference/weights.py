@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import zipfile
 from pathlib import Path
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from droseg.engine.run_folder import FINISHED, RunFolder
 from droseg.errors import WeightsError
+
+CHECKSUMS = "SHA256SUMS"
+"""Beside weights that were released: lines of `sha256sum`."""
 
 
 def weights_file(path: str | Path) -> str:
@@ -47,9 +51,10 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     """Load a bare state dict (`weights_only=True`) into a network, whatever floating type it was stored in.
 
     Raises:
-        WeightsError: if the file is missing, corrupt, or made for another network.
+        WeightsError: if the file is missing, corrupt, not the one that was released, or made for another network.
     """
     path = weights_file(path)
+    _check_sum(Path(path))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -68,6 +73,21 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
             f"{path}: these weights were made for another network than the bundle's network_def "
             f"({_first_line(error, 1)}). Use the bundle (run folder) that they were trained in."
         ) from error
+
+
+def _check_sum(path: Path) -> None:
+    """Compare weights with the checksum that was released with them, if one lies beside them."""
+    sums = path.with_name(CHECKSUMS)
+    if not sums.is_file():
+        return
+    expected = {name.lstrip("*"): digest for digest, name in map(str.split, sums.read_text().splitlines())}
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected.get(path.name, found):
+        raise WeightsError(
+            f"{path}: SHA-256 is {found[:16]}..., {sums.name} beside it says {expected[path.name][:16]}...; it is "
+            f"damaged or another one: copy it again, or remove {sums.name} if you put your own weights there."
+        )
 
 
 def _first_line(error: Exception, start: int = 0) -> str:
