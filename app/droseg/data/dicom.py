@@ -19,8 +19,7 @@ _MEDIA_DIRECTORY: Final = "1.2.840.10008.1.3.10"
 _SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 _MR_IMAGES: Final = tuple(f"1.2.840.10008.5.1.4.1.1.4{kind}" for kind in ("", ".1", ".3", ".4"))
 _DEFLATED: Final = b"1.2.840.10008.1.2.1.99"
-_MAX_MR_IMAGES: Final = tuple(f"1.2.840.10008.5.1.4.1.1.4{kind}" for kind in ("", ".1", ".3", ".4"))
-_DEFLATED: Final = 1 << 22  # bytes; pydicom inflates such a file as a whole, to a thousand times its size at worst
+_MAX_DEFLATED: Final = 1 << 22  # bytes; pydicom inflates such a file as a whole, to a thousand times its size at worst
 _NO_VOLUMES: Final = {
     "LOCALIZER": "a localizer",
     "SCOUT": "a localizer",
