@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from droseg.data.dicom import DicomSeries, DicomSlice, read_dataset
+from droseg.data.dicom import DicomSeries, DicomSlice
+from droseg.data.dicom_header import read_dataset
 from droseg.data.grids import Volume, VolumeError, check_size, short
 
 _RLE: Final = "1.2.840.10008.1.2.5"

@@ -11,16 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from droseg.data.dicom import (
-    SPLIT_TAGS,
-    DicomFile,
-    DicomSeries,
-    Frame,
-    affine_rows,
-    common_folder,
-    is_dicom_file,
-    read_dicom_header,
-)
+from droseg.data.dicom import DicomSeries, affine_rows, common_folder
+from droseg.data.dicom_header import SPLIT_TAGS, DicomFile, Frame, dicom_files, read_dicom_header
 from droseg.data.grids import VolumeError, spacing_mm
 from droseg.data.text_header import LPS_TO_RAS
 
@@ -32,7 +24,8 @@ MAX_PARTS: Final = 8
 _SAME_PLACE_MM: Final = 0.01
 _STEP_TOLERANCE: Final = 0.05  # of a step; scanners round positions to 0.001 mm or better
 _DRIFT_TOLERANCE: Final = 0.5  # of a pixel, over the whole stack
-_DIRECTION_TOLERANCE: Final = 1e-3
+_DIRECTION_TOLERANCE: Final = 1e-2  # of unit vectors; half a degree
+_SPACING_TOLERANCE: Final = 1e-3  # of a pixel
 
 
 def folder_series(folder: Path) -> list[DicomSeries]:
@@ -42,8 +35,8 @@ def folder_series(folder: Path) -> list[DicomSeries]:
         VolumeError: if a DICOM file in it is damaged, so that a slice might be missing.
         OSError: if a file or the folder cannot be read.
     """
-    files = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
-    return group_series(read_dicom_header(path) for path in files if is_dicom_file(path))
+    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return group_series(read_dicom_header(path) for path in dicom_files(files))
 
 
 def group_series(files: Iterable[DicomFile]) -> list[DicomSeries]:
@@ -78,7 +71,10 @@ def stack(files: Sequence[DicomFile]) -> list[DicomSeries]:
             raise VolumeError(
                 f"slices of several sizes ({listed})", "give the files of one size in a folder of their own"
             )
-        if len({orientation for frame in frames if (orientation := _rounded(frame)) is not None}) > 1:
+        if not any(frame.position for frame in frames):
+            return [replace(series, unfit="images without a position in the patient")]
+        orientations = np.array([frame.orientation for frame in frames if frame.orientation])
+        if len(orientations) and np.abs(orientations - orientations[0]).max() > _DIRECTION_TOLERANCE:
             return [replace(series, unfit="slices of several orientations, a localizer?")]
         axes, spacing = _plane(frames)
         return list(_volumes(series, frames, axes, spacing))
@@ -87,16 +83,12 @@ def stack(files: Sequence[DicomFile]) -> list[DicomSeries]:
 
 
 def _without_copies(files: Sequence[DicomFile]) -> list[DicomFile]:
-    """Return the files without further copies of the same image; equal UIDs at other places are no copies."""
+    """Return the files without further copies of the same image; equal UIDs with other tags are no copies."""
     kept: dict[Any, DicomFile] = {}
     for item in sorted(files, key=lambda item: item.path):
-        where = tuple(frame.position for frame in item.frames)
+        where = tuple((frame.position, *sorted(frame.split.items())) for frame in item.frames)
         kept.setdefault((item.instance or str(item.path), where), item)
     return list(kept.values())
-
-
-def _rounded(frame: Frame) -> tuple[float, ...] | None:
-    return None if frame.orientation is None else tuple(round(value, 2) + 0.0 for value in frame.orientation)
 
 
 def _plane(frames: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -112,7 +104,7 @@ def _plane(frames: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.flo
     first = frames[0]
     row, column = np.array(first.orientation).reshape(2, 3)
     lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if max(abs(length - 1) for length in lengths) > 0.01 or abs(row @ column) > 0.01:
+    if max(abs(length - 1) for length in lengths) > _DIRECTION_TOLERANCE or abs(row @ column) > _DIRECTION_TOLERANCE:
         raise VolumeError(
             f"{first.slice}: ImageOrientationPatient {first.orientation} is no pair of unit vectors at a right angle",
             "export the series from the scanner again",
@@ -121,7 +113,7 @@ def _plane(frames: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.flo
     column = column - (column @ row) * row
     column /= np.linalg.norm(column)
     spacing = np.array([frame.spacing for frame in frames])
-    if spacing.min() <= 0 or np.ptp(spacing, axis=0).max() > _DIRECTION_TOLERANCE * spacing.min():
+    if spacing.min() <= 0 or np.ptp(spacing, axis=0).max() > _SPACING_TOLERANCE * spacing.min():
         raise VolumeError(
             f"PixelSpacing between {spacing.min():g} and {spacing.max():g} mm",
             "export the series from the scanner again",

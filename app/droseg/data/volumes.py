@@ -10,7 +10,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from droseg.data.dicom import DicomSeries, is_dicom_file
+from droseg.data.dicom import DicomSeries
+from droseg.data.dicom_header import is_dicom_file
 from droseg.data.dicom_pixels import read_series
 from droseg.data.dicom_stack import folder_series
 from droseg.data.grids import (
@@ -42,7 +43,7 @@ ImageSource = Path | DicomSeries
 NIFTI_SUFFIXES: Final = (".nii.gz", ".nii")
 VOLUME_SUFFIXES: Final = (*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *METAIMAGE_SUFFIXES)
 """Of the files that are taken for images where a whole folder is given."""
-_NIBABEL_SUFFIXES: Final = (*NIFTI_SUFFIXES, ".hdr", ".img", ".mgz", ".mgh")
+NIBABEL_SUFFIXES: Final = (*NIFTI_SUFFIXES, ".hdr", ".img", ".mgz", ".mgh")
 _CONVERT: Final = "give NIfTI (.nii, .nii.gz), NRRD, MetaImage or a folder with one DICOM series"
 _COPY: Final = "copy or export it again"
 
@@ -118,7 +119,7 @@ def _read_path(path: Path) -> Volume:
     name = path.name.lower()
     if name.endswith((*NRRD_SUFFIXES, *METAIMAGE_SUFFIXES)):
         return read_headed_volume(read_text_header(path))
-    if name.endswith(_NIBABEL_SUFFIXES):
+    if name.endswith(NIBABEL_SUFFIXES):
         return _read_nibabel(path)
     if is_dicom_file(path):
         return read_series(only_series(path.parent, path))

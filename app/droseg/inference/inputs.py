@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from droseg.data.datalist import Case, read_datalist
-from droseg.data.dicom import DicomSeries, is_dicom_file
+from droseg.data.dicom import DicomSeries
+from droseg.data.dicom_header import is_dicom_file
 from droseg.data.dicom_stack import folder_series
 from droseg.data.volumes import NIFTI_SUFFIXES, VOLUME_SUFFIXES, ImageSource, VolumeError
 from droseg.errors import InputError

@@ -8,6 +8,7 @@ from pathlib import Path
 from droseg.data.dicom import DicomSeries
 from droseg.data.dicom_stack import series_spacing_mm
 from droseg.data.volumes import (
+    NIBABEL_SUFFIXES,
     NIFTI_SUFFIXES,
     VOLUME_SUFFIXES,
     ImageSource,
@@ -59,10 +60,10 @@ def _describe(source: ImageSource) -> tuple[str, str, str, str]:
 
 def _describe_file(path: Path) -> tuple[str, str, str, str]:
     name = path.name.lower()
-    if name.endswith(NIFTI_SUFFIXES):
+    if name.endswith(NIBABEL_SUFFIXES):
         image = read_nibabel_header(path)
-        spacing = spacing_mm(image.affine)
-        return "NIfTI", path.name, _shape(image.shape), _spacing(spacing.tolist())
+        kind = "NIfTI" if name.endswith(NIFTI_SUFFIXES) else path.suffix[1:].upper()
+        return kind, path.name, _shape(image.shape), _spacing(spacing_mm(image.affine).tolist())
     if name.endswith(VOLUME_SUFFIXES):
         header = read_text_header(path)
         kind = "NRRD" if name.endswith((".nrrd", ".nhdr")) else "MetaImage"

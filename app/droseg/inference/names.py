@@ -71,6 +71,11 @@ def case_names(entries: Sequence[Nameable]) -> list[str]:
     """Return a name per case; where several are alike, with the folders in front of it."""
     beside = repeated((entry.folder, entry.stem) for entry in entries)  # x.nii beside x.nii.gz
     names = [entry.full if (entry.folder, entry.stem) in beside else entry.stem for entry in entries]
+    same = repeated((entry.folder, name) for entry, name in zip(entries, names, strict=True))
+    names = [
+        f"{name}_{entry.last}" if entry.last and (entry.folder, name) in same else name
+        for entry, name in zip(entries, names, strict=True)
+    ]
     for depth in range(1, max((len(entry.folder.parts) for entry in entries), default=0)):
         alike = repeated(names)
         for index, entry in enumerate(entries):

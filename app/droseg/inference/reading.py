@@ -46,24 +46,22 @@ def read_image(sources: Sequence[ImageSource | str], num_channels: int) -> MetaT
         ImageError: if an image is missing, unreadable, not 3D, not finite, without a usable affine, or if the
             channels are too few, too many or on different grids.
     """
-    sources = [Path(source) if isinstance(source, str) else source for source in sources]
+    paths = [Path(source) if isinstance(source, str) else source for source in sources]
     try:
-        volumes = [read_volume(source) for source in sources]
-        for source, volume in zip(sources[1:], volumes[1:], strict=True):
-            if not same_grid(volume, volumes[0]):
-                shapes = f"{volumes[0].array.shape[1:]} and {volume.array.shape[1:]}"
-                first = sources[0].name if isinstance(sources[0], Path) else sources[0].label
-                raise ImageError(
-                    f"{source}: its grid is not that of {first} (shapes {shapes}, or affines that differ)",
-                    "resample the channels of a case to one grid",
-                )
-        _check_channels(str(sources[0]), sum(len(volume.array) for volume in volumes), num_channels)
-        images = [_image(volume, str(source)) for source, volume in zip(sources, volumes, strict=True)]
-    except ImageError:
-        raise
+        volumes = [read_volume(path) for path in paths]
     except VolumeError as error:
         raise ImageError(error.found, error.remedy) from error
-    return images[0] if len(images) == 1 else MetaTensor(torch.cat(images), affine=images[0].affine)
+    for path, volume in zip(paths[1:], volumes[1:], strict=True):
+        if not same_grid(volume, volumes[0]):
+            shapes = f"{volumes[0].array.shape[1:]} and {volume.array.shape[1:]}"
+            first = paths[0].label if isinstance(paths[0], DicomSeries) else paths[0].name
+            raise ImageError(
+                f"{path}: its grid is not that of {first} (shapes {shapes}, or affines that differ)",
+                "resample the channels of a case to one grid",
+            )
+    _check_channels(str(paths[0]), sum(len(volume.array) for volume in volumes), num_channels)
+    images = [_image(volume, str(path)) for path, volume in zip(paths, volumes, strict=True)]
+    return images[0] if len(images) == 1 else MetaTensor(torch.cat(tuple(images)), affine=images[0].affine)
 
 
 def image_from_array(array: ArrayLike, affine: ArrayLike, num_channels: int, name: str = "image") -> MetaTensor:

@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from droseg.data.dicom import DicomFile, DicomSeries, DicomSlice, common_folder, is_dicom_file, read_dicom_header
+from droseg.data.dicom import DicomSeries, DicomSlice, common_folder
+from droseg.data.dicom_header import DicomFile, dicom_files, read_dicom_header
 from droseg.data.dicom_stack import group_series
 from droseg.data.volumes import VolumeError
 from droseg.errors import InputError
@@ -42,18 +43,17 @@ def scan_dicom(files: Sequence[Path], named: Sequence[Path]) -> tuple[list[Dicom
     """
     headers: dict[Path, DicomFile] = {}
     damaged: dict[Path, list[tuple[Path, VolumeError]]] = defaultdict(list)
-    beside = [path for folder in dict.fromkeys(path.parent for path in named) for path in _dicom_files(folder)]
+    beside = [path for folder in dict.fromkeys(path.parent for path in named) for path in _beside(folder)]
     for path in dict.fromkeys([*files, *named, *beside]):
         try:
             headers[path] = read_dicom_header(path)
-        except VolumeError as error:
-            if path in files or path in named:
-                damaged[path.parent].append((path, error))
-    wanted = {path for path in files if path in headers}
+        except VolumeError as error:  # also of a file beside a named one: it may be a slice of the same series
+            damaged[path.parent].append((path, error))
+    wanted = set(files)
     series_named = {_series_key(headers[path]) for path in named if path in headers}
     wanted |= {path for path in beside if path in headers and _series_key(headers[path]) in series_named}
     failing = [_damaged(folder, errors) for folder, errors in damaged.items()]
-    return group_series(headers[path] for path in headers if path in wanted), failing
+    return group_series(header for path, header in headers.items() if path in wanted), failing
 
 
 def choose_series(
@@ -128,19 +128,11 @@ def _damaged(folder: Path, errors: Sequence[tuple[Path, VolumeError]]) -> DicomS
     )
 
 
-def _dicom_files(folder: Path) -> list[Path]:
+def _beside(folder: Path) -> list[Path]:
     try:
-        paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+        return dicom_files(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     except OSError:
         return []
-    return [path for path in paths if _is_dicom(path)]
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        return is_dicom_file(path)
-    except OSError:
-        return False
 
 
 def _series_key(header: DicomFile) -> tuple[str, str]:

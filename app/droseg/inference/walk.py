@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from droseg.data.dicom import is_dicom_file
+from droseg.data.dicom_header import dicom_files
 from droseg.data.volumes import VOLUME_SUFFIXES
 
 _SYSTEM: Final = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "lost+found"})
@@ -24,30 +25,24 @@ class Skip(NamedTuple):
 def walk_folder(folder: Path, out: Path, result_suffix: str) -> tuple[list[Path], list[Path], list[Skip]]:
     """Return the image files, the DICOM files and the rest of a folder, each in the order of their paths.
 
-    A subfolder or DICOM candidate that cannot be opened counts as an image, so that reading it says why.
+    A subfolder that cannot be listed counts as an image, so that reading it says why.
     """
     images: list[Path] = []
-    dicom: list[Path] = []
+    others: dict[Path, list[Path]] = defaultdict(list)
     skips: list[Skip] = []
     for path, reason in _files(folder, out):
+        name = path.name.lower()
         if reason:
             skips.append(Skip(path.name, path, reason))
-            continue
-        name = path.name.lower()
-        if path.parent == out and name.endswith(result_suffix):
+        elif path.parent == out and name.endswith(result_suffix):
             skips.append(Skip(path.name, path, "a result of droseg"))
         elif name.endswith(VOLUME_SUFFIXES) or path.is_dir():
             images.append(path)
         else:
-            try:
-                is_dicom = is_dicom_file(path)
-            except OSError:
-                images.append(path)
-                continue
-            if is_dicom:
-                dicom.append(path)
-            else:
-                skips.append(Skip(path.name, path, _no_image(name)))
+            others[path.parent].append(path)
+    dicom = [path for paths in others.values() for path in dicom_files(paths)]
+    rest = sorted(set().union(*others.values()).difference(dicom))
+    skips += [Skip(path.name, path, _no_image(path.name.lower())) for path in rest]
     return images, dicom, skips
 
 
