@@ -1,8 +1,8 @@
-"""Volumes as they lie on disk: NIfTI by nibabel, DICOM series, NRRD and MetaImage by ITK where it is installed."""
+"""Volumes as they lie on disk: NIfTI by nibabel, NRRD and MetaImage by their headers, DICOM series by pydicom."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import stat
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,137 +10,185 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from droseg.errors import DrosegError
+from droseg.data.dicom import DicomSeries
+from droseg.data.dicom_header import is_dicom_file
+from droseg.data.dicom_pixels import read_series
+from droseg.data.dicom_stack import folder_series
+from droseg.data.grids import (
+    GRID_TOLERANCE,
+    Volume,
+    VolumeError,
+    check_size,
+    corner_distance_mm,
+    same_grid,
+    short,
+    spacing_mm,
+)
+from droseg.data.metaimage import METAIMAGE_SUFFIXES, read_metaimage_header
+from droseg.data.nrrd import NRRD_SUFFIXES, read_nrrd_header
+from droseg.data.text_header import TextHeader, read_headed_volume
 
-_ITK_SUFFIXES: Final = (".nrrd", ".mha", ".mhd")
-GRID_TOLERANCE: Final = 0.05
-"""Two grids are the same if no corner differs by more than this fraction of a voxel's shortest edge."""
+__all__ = [
+    "GRID_TOLERANCE",
+    "ImageSource",
+    "Volume",
+    "VolumeError",
+    "corner_distance_mm",
+    "read_volume",
+    "same_grid",
+    "spacing_mm",
+]
+
+ImageSource = Path | DicomSeries
+NIFTI_SUFFIXES: Final = (".nii.gz", ".nii")
+VOLUME_SUFFIXES: Final = (*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *METAIMAGE_SUFFIXES)
+"""Of the files that are taken for images where a whole folder is given."""
+NIBABEL_SUFFIXES: Final = (*NIFTI_SUFFIXES, ".hdr", ".img", ".mgz", ".mgh")
+_CONVERT: Final = "give NIfTI (.nii, .nii.gz), NRRD, MetaImage or a folder with one DICOM series"
+_COPY: Final = "copy or export it again"
 
 
-class VolumeError(DrosegError):
-    """A file that holds no usable volume: what was found, and what to do about it."""
-
-
-@dataclass(frozen=True)
-class Volume:
-    """A volume in the values it was stored with.
-
-    Attributes:
-        array: (C, H, W, D), in the stored data type where the header scales nothing.
-        affine: voxel index to world coordinates in mm (RAS+), (4, 4).
-        oriented: False if the header says nothing about the position of the patient.
-    """
-
-    array: NDArray[Any]
-    affine: NDArray[np.float64]
-    oriented: bool = True
-
-
-def read_volume(path: Path) -> Volume:
-    """Return the volume of a file or of a DICOM series folder.
+def read_volume(source: ImageSource) -> Volume:
+    """Return the volume of a file, of a DICOM series, or of a folder with one DICOM series.
 
     Raises:
         VolumeError: if it is missing, truncated, of an unknown format, not 3D, or has no usable affine.
     """
-    if not path.exists():
-        raise VolumeError(f"{path}: no such file or folder; correct the path or the data root.")
-    if path.is_dir():
-        volume = _read_dicom(path)
-    elif path.name.lower().endswith(_ITK_SUFFIXES):
-        volume = _read_itk([str(path)], path)
+    if isinstance(source, DicomSeries):
+        volume = read_series(source)
     else:
-        volume = _read_nifti(path)
-    _check_form(volume, path)
+        try:
+            volume = _read_path(source)
+        except OSError as error:
+            raise unreadable(source, error) from error
+    check_form(volume, str(source))
     return volume
 
 
-def corner_distance_mm(first: Volume, second: Volume) -> float:
-    """Return how far apart two affines place the corners of the first grid, at most."""
-    size = np.array(first.array.shape[1:]) - 1
-    corners = np.array(np.meshgrid(*[(0, n) for n in size], indexing="ij")).reshape(3, -1)
-    apart = (first.affine - second.affine)[:3] @ np.vstack([corners, np.ones(corners.shape[1])])
-    return float(np.linalg.norm(apart, axis=0).max())
+def unreadable(path: Path, error: OSError) -> VolumeError:
+    """Return what the operating system said about a file, as an error with a remedy."""
+    if isinstance(error, FileNotFoundError):
+        return VolumeError(f"{path}: no such file or folder", "correct the path or the data root")
+    if isinstance(error, PermissionError):
+        return VolumeError(f"{path}: no permission to read it", "change its permissions")
+    return VolumeError(f"{path}: cannot be read ({(error.strerror or short(error)).lower()})", _COPY)
 
 
-def same_grid(volume: Volume, reference: Volume) -> bool:
-    """Return whether two volumes have the same shape and place their corners within `GRID_TOLERANCE` of each other."""
-    if volume.array.shape[1:] != reference.array.shape[1:]:
-        return False
-    return corner_distance_mm(volume, reference) <= GRID_TOLERANCE * float(spacing_mm(reference.affine).min())
+def read_text_header(path: Path) -> TextHeader:
+    """Return the header of a NRRD or MetaImage file.
+
+    Raises:
+        VolumeError: if it is not one, or declares what cannot be.
+        OSError: if the file cannot be read.
+    """
+    return (read_nrrd_header if path.name.lower().endswith(NRRD_SUFFIXES) else read_metaimage_header)(path)
 
 
-def spacing_mm(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the edge lengths of a voxel, (3,)."""
-    return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
+def read_nibabel_header(path: Path) -> Any:
+    """Return the nibabel image of a NIfTI file, whose voxels are not read yet but are known to fit into the file.
 
-
-def _read_nifti(path: Path) -> Volume:
+    Raises:
+        VolumeError: if it is not one, or declares what cannot be.
+        OSError: if the file cannot be read.
+    """
     try:
-        if path.stat().st_size == 0:
-            raise VolumeError(f"{path}: an empty file (0 bytes); copy or export it again.")
         image: Any = nib.load(path)
-    except PermissionError as error:
-        raise VolumeError(f"{path}: no permission to read it; change its permissions.") from error
-    except VolumeError:
+        array = Path(image.file_map["image"].filename)
+        offset = 0 if _is_compressed(array) else int(image.dataobj.offset)
+        voxel_bytes = int(image.get_data_dtype().itemsize)
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # nibabel raises many types on a damaged header
-        raise VolumeError(f"{path}: not an image that can be read ({_short(error)}); export it as NIfTI.") from error
-    try:
-        array = np.asanyarray(image.dataobj)
-    except Exception as error:  # truncated gzip, too few bytes, damaged compression: EOF, zlib, OS and value errors
-        raise VolumeError(f"{path}: truncated or damaged ({_short(error)}); copy or export it again.") from error
-    if array.ndim == 5 and array.shape[3] == 1:  # the vector axis of NIfTI is the fifth
-        array = array[:, :, :, 0]
-    array = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
+        raise VolumeError(f"{path}: not an image that can be read ({short(error)})", _CONVERT) from error
+    check_size(str(path), image.shape, voxel_bytes, array.stat().st_size - offset, _is_compressed(array))
+    return image
+
+
+def _is_compressed(path: Path) -> bool:
+    return path.name.lower().endswith((".gz", ".mgz"))
+
+
+def _read_path(path: Path) -> Volume:
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        return read_series(only_series(path))
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise VolumeError(f"{path}: not a regular file", _CONVERT)
+    if not status.st_size:
+        raise VolumeError(f"{path}: an empty file (0 bytes)", _COPY)
+    name = path.name.lower()
+    if name.endswith((*NRRD_SUFFIXES, *METAIMAGE_SUFFIXES)):
+        return read_headed_volume(read_text_header(path))
+    if name.endswith(NIBABEL_SUFFIXES):
+        return _read_nibabel(path)
+    if is_dicom_file(path):
+        return read_series(only_series(path.parent, path))
+    raise VolumeError(f"{path}: not an image that can be read (unknown format)", _CONVERT)
+
+
+def only_series(folder: Path, file: Path | None = None) -> DicomSeries:
+    """Return the one series of a folder, or the one that a file belongs to.
+
+    Raises:
+        VolumeError: if there is none that can be segmented, or more than one.
+        OSError: if a file or the folder cannot be read.
+    """
+    found = folder_series(folder)
+    fit = [series for series in found if not series.unfit and (file is None or file in series.files)]
+    if len(fit) == 1:
+        return fit[0]
+    place = file or folder
+    if fit:
+        listed = ", ".join(sorted(series.label for series in fit))
+        raise VolumeError(f"{place}: {len(fit)} DICOM series ({listed})", "give a folder that holds one")
+    unfit = [series for series in found if file is None or file in series.files]
+    if unfit:
+        raise VolumeError(f"{place}: no DICOM series to segment ({unfit[0].unfit})", "give a folder with an MR volume")
+    raise VolumeError(f"{place}: a folder without NIfTI or DICOM files", _CONVERT)
+
+
+def _read_nibabel(path: Path) -> Volume:
+    image = read_nibabel_header(path)
     header = image.header
     oriented = not isinstance(header, nib.Nifti1Header) or bool(header["sform_code"] or header["qform_code"])
-    return Volume(array, np.asarray(image.affine, dtype=np.float64), oriented)
+    return Volume(channels_first(voxels(image, str(path))), np.asarray(image.affine, dtype=np.float64), oriented)
 
 
-def _read_dicom(folder: Path) -> Volume:
-    itk = _import_itk(folder)
-    names = itk.GDCMSeriesFileNames.New()
-    names.SetUseSeriesDetails(True)
-    names.SetDirectory(str(folder))
-    series = list(names.GetSeriesUIDs())
-    if len(series) != 1:
-        raise VolumeError(f"{folder}: a folder with {len(series)} DICOM series; give a folder that holds one.")
-    return _read_itk(list(names.GetFileNames(series[0])), folder)
+def voxels(image: Any, name: str) -> NDArray[Any]:
+    """Return the scaled voxels of a nibabel image.
 
-
-def _read_itk(files: list[str], path: Path) -> Volume:
-    itk = _import_itk(path)
-    from monai.data import ITKReader
-
+    Raises:
+        VolumeError: if its file is truncated or damaged.
+    """
     try:
-        image = itk.imread(files[0] if len(files) == 1 else files)
-        array, meta = ITKReader().get_data(image)
-    except Exception as error:  # ITK raises RuntimeError for everything, with pages of text
-        raise VolumeError(f"{path}: not an image that can be read ({_short(error)}); export it as NIfTI.") from error
-    array = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
-    return Volume(array, np.asarray(meta["affine"], dtype=np.float64))
+        return np.asanyarray(image.dataobj)
+    except MemoryError:
+        raise
+    except Exception as error:  # truncated gzip, too few bytes, damaged compression: EOF, zlib, OS and value errors
+        raise VolumeError(
+            f"{name}: the voxels cannot be read ({short(error)}); the file is truncated or damaged", _COPY
+        ) from error
 
 
-def _import_itk(path: Path) -> Any:
-    try:
-        import itk
-    except ImportError as error:
-        remedy = "pip install 'droseg[dicom]', or convert it to NIfTI"
-        raise VolumeError(f"{path}: this format needs ITK, which is not installed; {remedy}.") from error
-    return itk
+def channels_first(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a NIfTI array as (C, H, W, D); its channels are the fourth axis, or the fifth behind one time point."""
+    if array.ndim == 5 and array.shape[3] == 1:  # the vector axis of NIfTI is the fifth
+        array = array[:, :, :, 0]
+    return np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
 
 
-def _check_form(volume: Volume, path: Path) -> None:
-    """Raise a VolumeError unless these are the numbers of a 3D grid with an affine that can be inverted."""
+def check_form(volume: Volume, name: str) -> None:
+    """Refuse what are not the numbers of a 3D grid with an affine that can be inverted.
+
+    Raises:
+        VolumeError: what was found instead.
+    """
     shape = volume.array.shape[1:]
     if len(shape) != 3 or min(shape) < 2:
-        raise VolumeError(f"{path}: its shape is {shape}; a 3D volume is expected.")
+        raise VolumeError(
+            f"{name}: the image has shape {shape}", "a 3D volume is needed, with several voxels on each axis"
+        )
     if volume.array.dtype.kind not in "biuf":
-        raise VolumeError(f"{path}: its voxels are {volume.array.dtype}; export it as a scalar volume.")
+        raise VolumeError(f"{name}: its voxels are {volume.array.dtype}, not numbers", "convert it to a scalar image")
     if not np.isfinite(volume.affine).all() or abs(np.linalg.det(volume.affine[:3, :3])) < 1e-9:
-        raise VolumeError(f"{path}: its affine is singular or not finite (a spacing of 0?); repair the header.")
-
-
-def _short(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:120]}" if lines else type(error).__name__
+        raise VolumeError(f"{name}: its affine is singular or not finite (a spacing of 0?)", "repair its header")

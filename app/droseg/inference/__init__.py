@@ -1,7 +1,10 @@
 """New MRI volumes in, segmentations on their own grid out."""
 
+from droseg.data.dicom import DicomSeries
+from droseg.data.volumes import ImageSource
 from droseg.inference.cases import CaseResult, predict_cases
 from droseg.inference.inputs import FoundInputs, InputCase, SkippedInput, find_inputs, image_files, image_items
+from droseg.inference.listing import inputs_table
 from droseg.inference.predictor import Predictor, Prepared, Segmentation
 from droseg.inference.quality import Evidence, Flag, OutOfDomainError, QualityRules
 from droseg.inference.reading import ImageError, read_image
@@ -10,10 +13,12 @@ from droseg.inference.writing import OutputError, label_dtype, writable_folder
 
 __all__ = [
     "CaseResult",
+    "DicomSeries",
     "Evidence",
     "Flag",
     "FoundInputs",
     "ImageError",
+    "ImageSource",
     "InputCase",
     "OutOfDomainError",
     "OutputError",
@@ -25,6 +30,7 @@ __all__ = [
     "find_inputs",
     "image_files",
     "image_items",
+    "inputs_table",
     "label_dtype",
     "load_weights",
     "predict_cases",

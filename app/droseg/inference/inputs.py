@@ -1,23 +1,25 @@
-"""What was given to segment: files and folders -> cases with names that do not collide."""
+"""What was given to segment: files, folders, DICOM studies and datalists -> cases with names that do not collide."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from droseg.data.datalist import Case, read_datalist
-from droseg.data.form import strip_suffix
+from droseg.data.dicom import DicomSeries
+from droseg.data.dicom_header import is_dicom_file
+from droseg.data.dicom_stack import folder_series
+from droseg.data.volumes import NIFTI_SUFFIXES, VOLUME_SUFFIXES, ImageSource, VolumeError
 from droseg.errors import InputError
-from droseg.inference.reading import is_dicom_folder
+from droseg.inference.channels import channel_sets
+from droseg.inference.names import Nameable, case_names, repeated
+from droseg.inference.studies import choose_series, compile_patterns, scan_dicom
+from droseg.inference.walk import Skip, walk_folder
 from droseg.keys import IMAGE
 
-SUFFIXES = (".nii.gz", ".nii")
 RESULT_SUFFIX = "_seg.nii.gz"
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class InputCase:
     """
 
     case_id: str
-    images: tuple[Path, ...]
+    images: tuple[ImageSource, ...]
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,22 @@ class FoundInputs:
     skipped: tuple[SkippedInput, ...] = ()
 
 
+@dataclass
+class _Given:
+    """What the arguments stand for, before it is put together to cases."""
+
+    images: list[Path] = field(default_factory=list)
+    dicom: list[Path] = field(default_factory=list)
+    named_dicom: list[Path] = field(default_factory=list)
+    listed: list[Case] = field(default_factory=list)
+    empty: list[Path] = field(default_factory=list)
+    skips: list[Skip] = field(default_factory=list)
+
+
 def image_files(folder: str | Path) -> list[Path]:
     """Return the NIfTI files directly in a folder, sorted by name; hidden files are left out."""
     files = (path for path in Path(folder).iterdir() if not path.name.startswith("."))
-    return sorted(path for path in files if path.name.lower().endswith(SUFFIXES) and path.is_file())
+    return sorted(path for path in files if path.name.lower().endswith(NIFTI_SUFFIXES) and path.is_file())
 
 
 def image_items(folder: str | Path) -> list[dict[str, str]]:
@@ -76,11 +90,14 @@ def find_inputs(
     num_channels: int = 1,
     section: str | None = None,
     data_root: str | Path | None = None,
+    series_description: Sequence[str] = (),
 ) -> FoundInputs:
-    """Return one case per image among files, folders and datalists; paths that do not exist are cases that will fail.
+    """Return one case per image among files, folders and datalists, and what among them is no candidate.
 
-    A folder gives the NIfTI files directly in it, itself if DICOM files lie directly in it, and each of its direct
-    subfolders with DICOM files. A JSON file is a datalist: the cases of `section`.
+    A folder gives the NIfTI, NRRD and MetaImage files and the MR series in it and in its subfolders, a DICOMDIR those
+    of the folder that it lies in, one file of a DICOM series its whole series, a JSON file the cases of its `section`.
+    `CASE_0000.nii.gz`, `CASE_0001.nii.gz`, ... are the channels of one case. What was named but is no image or does
+    not exist is a case that will fail, with the reason; so is an incomplete set of channels.
 
     Args:
         inputs: files and folders.
@@ -88,39 +105,69 @@ def find_inputs(
         num_channels: what the network takes.
         section: of the datalists among the inputs.
         data_root: folder that the relative paths of datalists start from.
+        series_description: regular expressions, one per channel, that choose DICOM series by their description.
 
     Raises:
-        InputError: if there is no image at all, or if a datalist comes without a section.
+        InputError: if there is no image at all, if a datalist comes without a section, or if a regular expression
+            cannot be used.
         DatalistError: if a datalist cannot be read.
     """
-    images: list[Path] = []
-    listed: list[Case] = []
-    empty: list[Path] = []
+    patterns = compile_patterns(series_description, num_channels)
+    given = _Given()
+    out = Path(out).expanduser().absolute()
     for path in (Path(item).expanduser().absolute() for item in inputs):
-        if path.is_dir():
-            found = _folder_images(path, Path(out).expanduser().absolute())
-            images.extend(found)
-            empty.extend([] if found else [path])
-        elif path.name.lower().endswith(".json") and path.is_file():
-            listed.extend(_section_cases(path, section, data_root))
-        else:
-            images.append(path)
-    if not listed and not any(path.exists() for path in images):
-        what = ", ".join(f"{path} (no such file)" for path in images) or ", ".join(
-            f"{path} (no NIfTI and no DICOM file in it)" for path in empty
-        )
-        raise InputError(f"no image to segment: {what}; give NIfTI files, folders of them, or DICOM series folders.")
-    images = list(dict.fromkeys([*images, *empty]))  # the same file twice is one case
-    cases = [InputCase(case.case_id, case.images) for case in listed]
-    cases += [InputCase(name, (path,)) for path, name in zip(images, _names(images), strict=True)]
+        _add(given, path, out, section, data_root)
+    series, damaged = scan_dicom(given.dicom, given.named_dicom)
+    chosen, failing, skips = choose_series(series, patterns, num_channels)
+    skipped = [SkippedInput(*skip) for skip in dict.fromkeys([*given.skips, *skips])]
+
+    images = list(dict.fromkeys(given.images))  # the same file twice is one case
+    if not given.listed and not any((chosen, failing, damaged)) and not any(path.exists() for path in images):
+        raise InputError(_nothing(inputs, images, given, skipped))
+    entries = channel_sets(images, num_channels)
+    entries += [Nameable.of_path(path) for path in given.empty]
+    entries += [Nameable.of_series(item, series) for item in [*chosen, *((item,) for item in failing + damaged)]]
+    cases = [InputCase(case.case_id, tuple(_listed_source(path) for path in case.images)) for case in given.listed]
+    names = case_names(entries)
+    cases += [InputCase(name, entry.sources) for name, entry in zip(names, entries, strict=True)]
     _refuse_equal_names(cases)
-    return FoundInputs(tuple(cases))
+    return FoundInputs(tuple(cases), tuple(skipped))
 
 
-def _folder_images(folder: Path, out: Path) -> list[Path]:
-    files = [path for path in image_files(folder) if folder != out or not path.name.endswith(RESULT_SUFFIX)]
-    subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return files + [path for path in [folder, *subfolders] if path != out and is_dicom_folder(path)]
+def _add(given: _Given, path: Path, out: Path, section: str | None, data_root: str | Path | None) -> None:
+    """Sort one argument into what it stands for."""
+    if path.name.upper() == "DICOMDIR" and path.is_file():
+        path = path.parent  # its files lie below it, and are looked at themselves
+    if path.is_dir():
+        images, dicom, skips = walk_folder(path, out, RESULT_SUFFIX)
+        given.images.extend(images)
+        given.dicom.extend(dicom)
+        given.skips.extend(skips)
+        given.empty.extend([] if images or dicom else [path])
+    elif path.name.lower().endswith(".json") and path.is_file():
+        given.listed.extend(_section_cases(path, section, data_root))
+    elif not path.name.lower().endswith(VOLUME_SUFFIXES) and _is_dicom(path):
+        given.named_dicom.append(path)
+    else:
+        given.images.append(path)
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        return path.is_file() and is_dicom_file(path)
+    except OSError:
+        return False  # reading it will say why
+
+
+def _listed_source(path: Path) -> ImageSource:
+    """Return the DICOM series of a datalist's folder; reading the folder says what is wrong with any other."""
+    if not path.is_dir():
+        return path
+    try:
+        fit: list[DicomSeries] = [item for item in folder_series(path) if not item.unfit]
+    except (VolumeError, OSError):
+        return path
+    return fit[0] if len(fit) == 1 else path
 
 
 def _section_cases(path: Path, section: str | None, data_root: str | Path | None) -> tuple[Case, ...]:
@@ -131,27 +178,26 @@ def _section_cases(path: Path, section: str | None, data_root: str | Path | None
     return datalist.section(section)
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Return a name per path: the file's own without suffix; where several are alike, with folders in front of it."""
-    stems = [path.name if path.is_dir() else strip_suffix(path.name) for path in paths]
-    beside = _repeated((path.parent, stem) for path, stem in zip(paths, stems, strict=True))  # x.nii beside x.nii.gz
-    names = [path.name if (path.parent, stem) in beside else stem for path, stem in zip(paths, stems, strict=True)]
-    for depth in range(1, max((len(path.parts) - 1 for path in paths), default=0)):
-        alike = _repeated(names)
-        for index, path in enumerate(paths):
-            if names[index] in alike and depth < len(path.parts) - 1:
-                names[index] = f"{path.parts[-1 - depth]}_{names[index]}"
-    return names
-
-
-def _repeated(values: Iterable[T]) -> set[T]:
-    return {value for value, count in Counter(values).items() if count > 1}
+def _nothing(
+    inputs: Sequence[str | Path], images: Sequence[Path], given: _Given, skipped: Sequence[SkippedInput]
+) -> str:
+    """Return what to say where there is nothing to segment."""
+    found = [f"{path} (no such file)" for path in images]
+    found += [f"{path} (no image in it)" for path in given.empty]
+    found = found or [str(path) for path in inputs]
+    reasons = Counter(item.reason for item in skipped)
+    counted = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(5))
+    beside = f"; found and skipped: {counted}" if counted else ""
+    return (
+        f"no image to segment: {', '.join(found[:5])}{beside}; give NIfTI (.nii, .nii.gz), NRRD or MetaImage files, "
+        "DICOM series of MR, or folders of them."
+    )
 
 
 def _refuse_equal_names(cases: Sequence[InputCase]) -> None:
-    repeated = _repeated(case.case_id for case in cases)
-    if repeated:
-        alike = [f"{case.case_id} ({case.images[0]})" for case in cases if case.case_id in repeated]
+    alike = repeated(case.case_id for case in cases)
+    if alike:
+        listed = [f"{case.case_id} ({case.images[0]})" for case in cases if case.case_id in alike]
         raise InputError(
-            f"several cases would be written to one file: {', '.join(alike[:6])}; rename them, or predict them apart."
+            f"several cases would be written to one file: {', '.join(listed[:6])}; rename them, or predict them apart."
         )

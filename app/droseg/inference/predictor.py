@@ -20,6 +20,7 @@ from monai.transforms import EnsureChannelFirstd, LoadImaged, SaveImaged
 from numpy.typing import ArrayLike, NDArray
 
 from droseg.bundles import find_bundle
+from droseg.data.dicom import DicomSeries
 from droseg.engine.precision import has_fast_bf16
 from droseg.errors import BundleError, InputError
 from droseg.inference.quality import Evidence, Flag, QualityRules
@@ -133,15 +134,15 @@ class Predictor:
 
     def read(self, image: Any, affine: ArrayLike | None = None) -> MetaTensor:
         """Return the checked image on its own grid, (C, H, W, D); the arguments are those of a call."""
-        if isinstance(image, tuple) and len(image) == 2 and not isinstance(image[0], str | Path):
+        if isinstance(image, tuple) and len(image) == 2 and not isinstance(image[0], str | Path | DicomSeries):
             image, affine = image
         count = len(self.channels)
-        if isinstance(image, str | Path):
-            return read_image([Path(image)], count)
+        if isinstance(image, str | Path | DicomSeries):
+            return read_image([image], count)
         if isinstance(image, nib.spatialimages.SpatialImage):
             return image_from_nibabel(image, count, image.get_filename() or "image")
-        if isinstance(image, Sequence) and all(isinstance(path, str | Path) for path in image):
-            return read_image([Path(path) for path in image], count)
+        if isinstance(image, Sequence) and all(isinstance(source, str | Path | DicomSeries) for source in image):
+            return read_image(image, count)
         if affine is None and isinstance(image, MetaTensor):
             affine = image.affine.cpu().numpy()
         if affine is None:

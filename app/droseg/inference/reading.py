@@ -3,53 +3,65 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from numpy.typing import ArrayLike, NDArray
 
-from droseg.data.volumes import Volume, same_grid
-from droseg.errors import DrosegError
+from droseg.data.dicom import DicomSeries
+from droseg.data.volumes import (
+    ImageSource,
+    Volume,
+    VolumeError,
+    channels_first,
+    check_form,
+    read_volume,
+    same_grid,
+    spacing_mm,
+    unreadable,
+    voxels,
+)
 
-ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
+MAX_EXTENT_MM: Final = 3000.0
+"""No scanner's field of view is wider; more is a header in other units, and resampling it would take all memory."""
 
 
-class ImageError(DrosegError):
+class ImageError(VolumeError):
     """An image that cannot be segmented: what was found, and what to do about it."""
 
-    def __init__(self, found: str, remedy: str) -> None:
-        super().__init__(f"{found}; {remedy}.")
-        self.found = found
-        self.remedy = remedy
 
-
-def read_image(paths: Sequence[Path], num_channels: int) -> MetaTensor:
+def read_image(sources: Sequence[ImageSource | str], num_channels: int) -> MetaTensor:
     """Return a case's image, shape (C, H, W, D), float32, with its affine.
 
     Args:
-        paths: one file or DICOM series folder that holds all channels, or one per channel in the bundle's order.
+        sources: a file, a DICOM series or a folder with one, which holds all channels; or one per channel in the
+            bundle's order.
         num_channels: what the network takes.
 
     Raises:
         ImageError: if an image is missing, unreadable, not 3D, not finite, without a usable affine, or if the
             channels are too few, too many or on different grids.
     """
-    volumes = [_read_volume(path) for path in paths]
+    paths = [Path(source) if isinstance(source, str) else source for source in sources]
+    try:
+        volumes = [read_volume(path) for path in paths]
+    except VolumeError as error:
+        raise ImageError(error.found, error.remedy) from error
     for path, volume in zip(paths[1:], volumes[1:], strict=True):
-        if not same_grid(_grid(volume), _grid(volumes[0])):
-            shapes = f"{tuple(volumes[0].shape[1:])} and {tuple(volume.shape[1:])}"
+        if not same_grid(volume, volumes[0]):
+            shapes = f"{volumes[0].array.shape[1:]} and {volume.array.shape[1:]}"
+            first = paths[0].label if isinstance(paths[0], DicomSeries) else paths[0].name
             raise ImageError(
-                f"{path}: its grid is not that of {paths[0].name} (shapes {shapes}, or affines that differ)",
+                f"{path}: its grid is not that of {first} (shapes {shapes}, or affines that differ)",
                 "resample the channels of a case to one grid",
             )
-    image = torch.cat([volume.as_tensor() for volume in volumes])
-    _check_channels(str(paths[0]), len(image), num_channels)
-    return MetaTensor(image, affine=volumes[0].affine)
+    _check_channels(str(paths[0]), sum(len(volume.array) for volume in volumes), num_channels)
+    images = [_image(volume, str(path)) for path, volume in zip(paths, volumes, strict=True)]
+    return images[0] if len(images) == 1 else MetaTensor(torch.cat(tuple(images)), affine=images[0].affine)
 
 
 def image_from_array(array: ArrayLike, affine: ArrayLike, num_channels: int, name: str = "image") -> MetaTensor:
@@ -59,9 +71,7 @@ def image_from_array(array: ArrayLike, affine: ArrayLike, num_channels: int, nam
         ImageError: as `read_image`.
     """
     array = np.asarray(array)
-    image = _checked(array[None] if array.ndim == 3 else array, np.asarray(affine), name)
-    _check_channels(name, len(image), num_channels)
-    return image
+    return _from_memory(array[None] if array.ndim == 3 else array, np.asarray(affine), num_channels, name)
 
 
 def image_from_nibabel(image: Any, num_channels: int, name: str = "image") -> MetaTensor:
@@ -70,132 +80,65 @@ def image_from_nibabel(image: Any, num_channels: int, name: str = "image") -> Me
     Raises:
         ImageError: as `read_image`.
     """
-    volume = _from_nibabel(image, name)
-    _check_channels(name, len(volume), num_channels)
-    return volume
+    try:
+        array = voxels(image, name)
+    except VolumeError as error:
+        raise ImageError(error.found, error.remedy) from error
+    return _from_memory(channels_first(array), image.affine, num_channels, name)
 
 
-def image_checksum(paths: Sequence[Path]) -> str:
-    """Return the SHA-256 of all files of a case, in hex; the names of the files do not count."""
+def image_checksum(sources: Sequence[ImageSource | str]) -> str:
+    """Return the SHA-256 of all files of a case, in hex; the names of the files do not count.
+
+    Raises:
+        ImageError: if a file is missing or cannot be read.
+    """
     digest = hashlib.sha256()
-    for path in paths:
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            if file.is_file():
+    for source in sources:
+        if isinstance(source, DicomSeries):
+            # Two volumes of one multi-frame file, such as echoes, differ in their frames only.
+            digest.update(repr([item.frame for item in source.slices if item.frame is not None]).encode())
+        for file in _files(source):
+            try:
                 with file.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
+            except OSError as error:
+                problem = unreadable(file, error)
+                raise ImageError(problem.found, problem.remedy) from error
     return digest.hexdigest()
 
 
-def is_dicom_file(path: Path) -> bool:
-    """Return whether a file starts as DICOM Part 10 says: 128 bytes of anything, then "DICM"."""
+def _files(source: ImageSource | str) -> list[Path]:
+    if isinstance(source, DicomSeries):
+        return list(source.files)
+    path = Path(source)
+    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+
+
+def _from_memory(array: NDArray[Any], affine: NDArray[Any], num_channels: int, name: str) -> MetaTensor:
+    volume = Volume(array, np.asarray(affine, dtype=np.float64))
     try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+        check_form(volume, name)
+    except VolumeError as error:
+        raise ImageError(error.found, error.remedy) from error
+    _check_channels(name, len(array), num_channels)
+    return _image(volume, name)
 
 
-def is_dicom_folder(folder: Path) -> bool:
-    """Return whether DICOM files lie directly in a folder."""
-    return any(is_dicom_file(path) for path in _files(folder))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
-
-
-def _read_volume(path: Path) -> MetaTensor:
-    if not path.exists():
-        raise ImageError(f"{path}: no such file or folder", "correct the path")
-    if path.is_dir():
-        return _read_dicom(path)
-    if path.name.lower().endswith(ITK_SUFFIXES):
-        return _from_itk([str(path)], str(path))
-    try:
-        size = path.stat().st_size
-        image = nib.load(path) if size else None
-    except PermissionError as error:
-        raise ImageError(f"{path}: no permission to read it", "change its permissions") from error
-    except Exception as error:  # any mutilated header; nibabel raises many types
-        raise ImageError(f"{path}: not an image that can be read ({_short(error)})", _CONVERT) from error
-    if image is None:
-        raise ImageError(f"{path}: an empty file (0 bytes)", "copy or export it again")
-    return _from_nibabel(image, str(path))
-
-
-_CONVERT = "give NIfTI (.nii, .nii.gz), NRRD, MetaImage or a folder with one DICOM series"
-
-
-def _from_nibabel(image: Any, name: str) -> MetaTensor:
-    try:
-        array = np.asanyarray(image.dataobj)
-    except Exception as error:  # truncated gzip, too few bytes, damaged compression: zlib, EOF, OS and value errors
+def _image(volume: Volume, name: str) -> MetaTensor:
+    """Return a volume as a tensor, or say why it cannot be segmented."""
+    extent = spacing_mm(volume.affine) * volume.array.shape[1:]
+    if extent.max() > MAX_EXTENT_MM:
         raise ImageError(
-            f"{name}: the voxels cannot be read ({_short(error)}); the file is truncated or damaged",
-            "copy or export it again",
-        ) from error
-    if array.ndim == 5 and array.shape[3] == 1:  # NIfTI's vector axis is the fifth
-        array = array[:, :, :, 0]
-    if array.ndim == 4:
-        array = np.moveaxis(array, -1, 0)
-    elif array.ndim == 3:
-        array = array[None]
-    return _checked(array, image.affine, name)
-
-
-def _read_dicom(folder: Path) -> MetaTensor:
-    if not is_dicom_folder(folder):
-        raise ImageError(f"{folder}: a folder without NIfTI or DICOM files", _CONVERT)
-    itk = _import_itk(str(folder))
-    names = itk.GDCMSeriesFileNames.New()
-    names.SetUseSeriesDetails(True)
-    names.SetDirectory(str(folder))
-    series = list(names.GetSeriesUIDs())
-    if len(series) != 1:
-        raise ImageError(f"{folder}: {len(series)} DICOM series", "give a folder with one series")
-    return _from_itk(list(names.GetFileNames(series[0])), str(folder))
-
-
-def _from_itk(files: list[str], name: str) -> MetaTensor:
-    from monai.data import ITKReader
-
-    itk = _import_itk(name)
-    try:
-        image = itk.imread(files[0] if len(files) == 1 else files)
-        array, meta = ITKReader().get_data(image)
-    except Exception as error:  # ITK raises RuntimeError for all, with pages of text
-        raise ImageError(f"{name}: not an image that can be read ({_short(error)})", _CONVERT) from error
-    array = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
-    return _checked(array, np.asarray(meta["affine"]), name)
-
-
-def _import_itk(name: str) -> Any:
-    try:
-        import itk
-    except ImportError as error:
-        raise ImageError(
-            f"{name}: reading this format needs ITK, which is not installed",
-            "pip install 'droseg[dicom]', or convert the image to NIfTI",
-        ) from error
-    return itk
-
-
-def _checked(array: NDArray[Any], affine: NDArray[Any], name: str) -> MetaTensor:
-    """Return a (C, H, W, D) array as a tensor, or say why it cannot be segmented."""
-    if array.ndim != 4 or min(array.shape) < 1 or sum(size > 1 for size in array.shape[1:]) < 3:
-        shape = tuple(array.shape[1:]) if array.ndim > 3 else tuple(array.shape)
-        raise ImageError(
-            f"{name}: the image has shape {shape}", "a 3D volume is needed, with several voxels on each axis"
+            f"{name}: by its header it is {' x '.join(f'{edge / 1000:.3g}' for edge in extent)} m large",
+            "write the voxel spacing in mm into its header",
         )
-    if array.dtype.kind not in "biuf":
-        raise ImageError(f"{name}: its voxels are {array.dtype}, not numbers", "convert it to a scalar image")
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise ImageError(f"{name}: its affine is singular or not finite (a spacing of 0?)", "repair its header")
-    values = np.ascontiguousarray(array, dtype=np.float32)
+    with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite, which is refused below
+        values = np.ascontiguousarray(volume.array, dtype=np.float32)
     invalid = int(values.size - np.count_nonzero(np.isfinite(values)))
     if invalid:
         raise ImageError(f"{name}: {invalid} of {values.size} voxels are NaN or infinite", "repair or export it again")
-    return MetaTensor(torch.from_numpy(values), affine=torch.as_tensor(affine, dtype=torch.float64))
+    return MetaTensor(torch.from_numpy(values), affine=torch.as_tensor(volume.affine, dtype=torch.float64))
 
 
 def _check_channels(name: str, found: int, expected: int) -> None:
@@ -204,12 +147,3 @@ def _check_channels(name: str, found: int, expected: int) -> None:
             f"{name}: {found} channel{'s' * (found != 1)}, but the network takes {expected}",
             "give the channels that the bundle names, in its order",
         )
-
-
-def _grid(image: MetaTensor) -> Volume:
-    return Volume(image.as_tensor().numpy(), image.affine.numpy())
-
-
-def _short(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:120]}" if lines else type(error).__name__
