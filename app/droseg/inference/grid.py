@@ -17,7 +17,7 @@ from torch.nn.functional import grid_sample
 Box = tuple[slice, slice, slice]
 
 SLAB_VOXELS = 1 << 18
-"""Of the target, at a time: 6 MB of coordinates and 2 MB per channel; larger ones are slower, memory comes fresh from the system then."""
+"""Of the target, at a time: 2 MB per channel, which the allocator uses again; larger ones are slower."""
 
 
 def resample(source: Tensor, to_source: NDArray[np.float64], shape: Sequence[int]) -> Tensor:

@@ -128,7 +128,9 @@ class Predictor:
         half = _half(precision, self.device)
         weights = checkpoint_files(config, checkpoints)
         layout = torch.channels_last_3d if half and self.device.type == "cpu" else torch.contiguous_format
-        networks = [net.to(self.device, memory_format=layout) for net in load_networks(config, weights)]
+        networks: list[Any] = load_networks(config, weights)
+        for network in networks:
+            network.to(self.device, memory_format=layout)
         self._finishing = Finishing(config["postprocessing"].transforms)
         activation = self._finishing.activation
         axes = config.mirror_axes() if mirror else ()
@@ -257,8 +259,8 @@ class Predictor:
         """Return the label map as the bundle's postprocessing makes it in one piece."""
         if self.probabilities:
             raise BundleError(
-                f"{self.folder / CONFIG}: postprocessing has another form than Activationsd, Invertd, AsDiscreted, ..., "
-                "so that there are no probabilities on the image's grid; ask for none."
+                f"{self.folder / CONFIG}: postprocessing is not Activationsd, Invertd, AsDiscreted and so on, so "
+                "that there are no probabilities on the image's grid; ask for none."
             )
         item = {**prepared.item, PRED: scores.values.clone()}
         with self._transforming:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Spacingd
+from numpy.typing import NDArray
 
 from droseg.inference.grid import resample
 from droseg.keys import IMAGE
@@ -38,7 +39,7 @@ class Preprocessing:
         return item
 
 
-def _spaced(transform: Spacingd, item: dict[str, Any]) -> dict[str, Any]:
+def _spaced(transform: Spacingd, item: dict[Any, Any]) -> dict[Any, Any]:
     """Return what a `Spacingd` makes of an item, with its affine and without a record of the transform."""
     image = item[IMAGE]
     options = [
@@ -48,10 +49,10 @@ def _spaced(transform: Spacingd, item: dict[str, Any]) -> dict[str, Any]:
     ]
     if options != [("bilinear", "border")] or set(item) != {IMAGE}:
         return dict(transform(item))
-    planned = transform({IMAGE: image}, lazy=True)[IMAGE]  # the grid alone
-    affine = np.asarray(planned.peek_pending_affine(), dtype=np.float64)
+    planned: Any = transform({IMAGE: image}, lazy=True)[IMAGE]  # the grid alone
+    affine: NDArray[np.float64] = np.asarray(planned.peek_pending_affine(), dtype=np.float64)
     shape = tuple(int(size) for size in planned.peek_pending_shape())
-    to_source = np.linalg.solve(np.asarray(image.affine, dtype=np.float64), affine)
+    to_source = np.asarray(np.linalg.solve(np.asarray(image.affine, dtype=np.float64), affine), dtype=np.float64)
     if shape == tuple(image.shape[1:]) and np.allclose(to_source, np.eye(4), rtol=0, atol=UNCHANGED):
         return item
     values = resample(image.as_tensor(), to_source, shape)
