@@ -116,7 +116,8 @@ def window_needs(network: nn.Module, channels: int, roi_size: tuple[int, ...]) -
     try:
         twin = copy.deepcopy(network).to("meta")
         for module in twin.modules():
-            module._forward_hooks.clear()  # a caller's hooks want values
+            module._forward_pre_hooks.clear()  # a caller's hooks want values
+            module._forward_hooks.clear()
             module.register_forward_hook(note)
         with torch.no_grad():
             scores = twin(torch.empty((1, channels, *roi_size), device="meta"))
