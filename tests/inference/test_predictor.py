@@ -75,7 +75,9 @@ def test_labels_of_a_turned_file_are_the_turned_labels_on_every_grid_of_the_netw
     image, _ = plant()
     affine = oblique((0.9, 1.3, 2.1))
     rim = np.pad(image, ((3, 20), (18, 4), (2, 15)))
-    bundle = make_bundle(image=rim, spacing_mm=list(grid_mm), roi_size=[16, 16, 16], sw_overlap=0.25, foreground_crop=crop)
+    bundle = make_bundle(
+        image=rim, spacing_mm=list(grid_mm), roi_size=[16, 16, 16], sw_overlap=0.25, foreground_crop=crop
+    )
     predictor = Predictor(bundle)
     source = nib.Nifti1Image(rim, affine)
     truth = labels(predictor(source)[0])

@@ -74,7 +74,7 @@ def test_disagreement_is_1_for_certain_opposites_and_known_in_between() -> None:
     torch.testing.assert_close(sure, torch.ones_like(sure))
     # Two networks, p = 0.9 and 0.5: by hand, H(0.7) - (H(0.9) + H(0.5)) / 2, in units of log 2.
     logit = math.log(0.9 / 0.1)
-    by_hand = (_bits(0.7) - (_bits(0.9) + _bits(0.5)) / 2)
+    by_hand = _bits(0.7) - (_bits(0.9) + _bits(0.5)) / 2
     for views in (Views([Says(logit, 0.0), Says(0.0, 0.0)]), Views([Says(logit), Says(0.0)], activation="sigmoid")):
         assert float(views(WINDOWS)[0, -1, 0, 0, 0]) == pytest.approx(by_hand, abs=1e-6)
 

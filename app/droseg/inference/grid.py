@@ -36,11 +36,13 @@ def resample(source: Tensor, to_source: NDArray[np.float64], shape: Sequence[int
 
 def resample_box(source: Tensor, to_source: NDArray[np.float64], box: Box) -> Tensor:
     """Return `source` in a box of the target grid, (K, *box), interpolated in float64 and given as float32."""
-    axes = _target_axes(to_source)
+    if any(part.stop <= part.start for part in box):
+        return torch.empty((len(source), *(part.stop - part.start for part in box)))
+    axes = target_axes(to_source)
     return _general(source, to_source, box) if axes is None else _separable(source, to_source, box, axes)
 
 
-def _target_axes(to_source: NDArray[np.float64]) -> tuple[int, int, int] | None:
+def target_axes(to_source: NDArray[np.float64]) -> tuple[int, int, int] | None:
     """Return the target's axis that runs along each of the source's; None if the grids are oblique to each other."""
     matrix = np.abs(to_source[:3, :3])
     axes = matrix.argmax(axis=1)

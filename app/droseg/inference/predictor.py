@@ -21,13 +21,13 @@ from droseg.engine.precision import has_fast_bf16
 from droseg.errors import BundleError, InputError
 from droseg.inference.bundle_config import CONFIG, InferenceConfig
 from droseg.inference.finishing import Finishing
-from droseg.inference.grid import reach, resample_box, slabs, whole
 from droseg.inference.memory import is_out_of_memory
+from droseg.inference.native import NativeGrid, WholeGrid, integers
 from droseg.inference.networks import checkpoint_files, fingerprint, load_networks
 from droseg.inference.preparing import Preprocessing
 from droseg.inference.quality import Evidence, Flag, QualityRules
 from droseg.inference.reading import image_from_array, image_from_nibabel, read_image
-from droseg.inference.scoring import Scorer, Scores, WholeImage, no_memory
+from droseg.inference.scoring import Scorer, WholeImage, no_memory
 from droseg.inference.views import Views
 from droseg.inference.windows import SlidingWindow
 from droseg.inference.writing import label_dtype
@@ -213,76 +213,56 @@ class Predictor:
             raise no_memory(tuple(prepared.image.shape[1:]), "for its label map") from error
 
     def _segment(self, prepared: Prepared) -> Segmentation:
-        image, inputs = prepared.image, prepared.item[IMAGE]
-        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        scores = self._scorer(plain, self._result_bytes(prepared))
-        labels, probabilities = (
-            self._split(prepared, scores) if self._finishing.splits else self._unsplit(prepared, scores)
+        image = prepared.image
+        evidence, probabilities, less_overlap = (
+            self._by_planes(prepared) if self._finishing.splits else self._in_one_piece(prepared)
         )
-        spacing = nib.affines.voxel_sizes(np.asarray(inputs.affine))
-        evidence = Evidence(image, labels, self._evidence(scores.values), tuple(spacing.tolist()), scores.disagreement)
-        flags = [*self._quality.flags(evidence), *([_LESS_OVERLAP] if scores.less_overlap else [])]
+        flags = [*self._quality.flags(evidence), *([_LESS_OVERLAP] if less_overlap else [])]
         grid = np.asarray(image.affine.numpy(), dtype=np.float64)
-        return Segmentation(labels, grid, tuple(flags), self._volumes_ml(labels, grid), probabilities)
+        volumes_ml = self._volumes_ml(evidence.labels, grid)
+        return Segmentation(evidence.labels, grid, tuple(flags), volumes_ml, probabilities)
 
-    def _result_bytes(self, prepared: Prepared) -> int:
-        """Return what the results take on the image's grid."""
-        voxels = prepared.image[0].numel()
-        size = label_dtype(self.structures).itemsize
-        return voxels * (size + (2 * (len(self.structures) + 1) if self.probabilities else 0))
+    def _by_planes(self, prepared: Prepared) -> tuple[Evidence, NDArray[Any] | None, bool]:
+        """Return labels and all else that the network says, never with all scores in memory."""
+        image, inputs = prepared.image, prepared.item[IMAGE]
+        shape, dtype = tuple(image.shape[1:]), label_dtype(self.structures)
+        affine = np.asarray(inputs.affine, dtype=np.float64)
+        to_source = np.linalg.solve(affine, np.asarray(image.affine, dtype=np.float64))
+        source_shape = tuple(inputs.shape[1:])
 
-    def _split(self, prepared: Prepared, scores: Scores) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """Return the label map and the probabilities, made a few planes of the image at a time."""
-        image, inputs, values = prepared.image, prepared.item[IMAGE], scores.values
-        shape = tuple(image.shape[1:])
-        to_source = np.linalg.solve(np.asarray(inputs.affine, dtype=np.float64), image.affine.numpy())
-        labels = np.full(shape, round(self._finishing.background(len(values))), label_dtype(self.structures))
-        probabilities = np.empty((len(values), *shape), np.float16) if self.probabilities else None
-        # Where all neighbors on the network's grid are background, so is what lies between them: the means of
-        # vectors that are largest in one component, or below a threshold, are so, too.
-        box = whole(shape) if self.probabilities else None
-        if box is None and scores.foreground is not None:
-            box = reach(scores.foreground, values.shape[1:], to_source, shape)
-        for slab in slabs(box) if box is not None else ():
-            found = resample_box(values, to_source, slab)
-            if probabilities is not None:
-                probabilities[(slice(None), *slab)] = found.numpy()
-            labels[slab] = self._checked(self._finishing.labels(found), tuple(found.shape[1:]))
+        def start() -> NativeGrid:
+            return NativeGrid(self._finishing, to_source, source_shape, shape, dtype, self.probabilities)
+
+        each = dtype.itemsize + (2 * (len(self.structures) + 1) if self.probabilities else 0)
+        native, less_overlap = self._scorer(_plain(inputs), start, each * image[0].numel())
+        labels = native.labels
         if self._finishing.last:
             item = {**prepared.item, PRED: MetaTensor(torch.from_numpy(labels[None]).float(), affine=image.affine)}
             for transform in self._finishing.last:
                 item = transform(item)
-            labels = self._checked(item[PRED], shape).astype(labels.dtype)
-        return labels, probabilities
+            labels = integers(item[PRED], shape).astype(dtype)
+        spacing = nib.affines.voxel_sizes(affine) * native.step
+        evidence = Evidence(image, labels, native.evidence, tuple(spacing.tolist()), native.disagreement)
+        return evidence, native.probabilities, less_overlap
 
-    def _unsplit(self, prepared: Prepared, scores: Scores) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """Return the label map as the bundle's postprocessing makes it in one piece."""
+    def _in_one_piece(self, prepared: Prepared) -> tuple[Evidence, NDArray[Any] | None, bool]:
+        """Return the same with the bundle's postprocessing as it stands."""
         if self.probabilities:
             raise BundleError(
                 f"{self.folder / CONFIG}: postprocessing is not Activationsd, Invertd, AsDiscreted and so on, so "
                 "that there are no probabilities on the image's grid; ask for none."
             )
-        item = {**prepared.item, PRED: scores.values.clone()}
+        image, inputs = prepared.image, prepared.item[IMAGE]
+        native, less_overlap = self._scorer(_plain(inputs), lambda: WholeGrid(tuple(inputs.shape[1:])))
+        item = {**prepared.item, PRED: native.scores.clone()}
         with self._transforming:
             for transform in self._finishing.whole:
                 item = transform(item)
-        labels = self._checked(item[PRED], tuple(prepared.image.shape[1:]))
-        return labels.astype(label_dtype(self.structures)), None
-
-    def _checked(self, pred: Tensor, shape: tuple[int, ...]) -> NDArray[Any]:
-        """Return label values (1, *shape) as an array (*shape) of integers."""
-        if tuple(pred.shape) != (1, *shape):
-            raise BundleError(
-                f"{self.folder / CONFIG}: postprocessing gives shape {tuple(pred.shape)} for {shape} voxels; "
-                "it must invert the preprocessing and give one label value per voxel."
-            )
-        return np.rint(np.asarray(pred.cpu())[0])
-
-    def _evidence(self, values: Tensor) -> Tensor:
-        """Return the probabilities on the network's grid."""
-        if self._finishing.splits:
-            return values
-        return values.sigmoid() if self._finishing.activation == "sigmoid" else values.softmax(0)
+        labels = integers(item[PRED], tuple(image.shape[1:])).astype(label_dtype(self.structures))
+        scores = native.scores
+        values = scores.sigmoid() if self._finishing.activation == "sigmoid" else scores.softmax(0)
+        spacing = nib.affines.voxel_sizes(np.asarray(inputs.affine))
+        return Evidence(image, labels, values, tuple(spacing.tolist()), native.disagreement), None, less_overlap
 
     def _volumes_ml(self, labels: NDArray[Any], affine: NDArray[np.float64]) -> dict[str, float]:
         voxel_ml = float(nib.affines.voxel_sizes(affine).prod()) / 1000.0
@@ -292,6 +272,10 @@ class Predictor:
 _LESS_OVERLAP = Flag(
     "less_overlap", "", "the GPU's memory did not suffice: segmented on the CPU with windows that overlap less"
 )
+
+
+def _plain(image: Tensor) -> Tensor:
+    return image.as_tensor() if isinstance(image, MetaTensor) else image
 
 
 def _scorer(
