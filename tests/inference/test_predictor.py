@@ -7,6 +7,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -45,18 +46,47 @@ def test_output_is_the_planted_label_map_with_the_original_values(make_bundle: M
     assert flags == []
 
 
-def test_output_turns_with_the_input_in_all_48_orientations(make_bundle: MakeBundle, plant: Plant) -> None:
+ORIENTATIONS = [
+    np.array(list(zip(axes, flips, strict=True)))
+    for axes in itertools.permutations(range(3))
+    for flips in itertools.product((1, -1), repeat=3)
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"mirror": True}, {"overlap": 0.0, "precision": "bf16"}], ids=str)
+def test_output_turns_with_the_input_in_all_48_orientations(
+    make_bundle: MakeBundle, plant: Plant, options: dict[str, Any]
+) -> None:
     image, label = plant()
-    predictor = Predictor(make_bundle())
+    predictor = Predictor(make_bundle(), **options)
     for affine in (np.eye(4), oblique()):
         source, truth = nib.Nifti1Image(image, affine), nib.Nifti1Image(label, affine)
-        for axes in itertools.permutations(range(3)):
-            for flips in itertools.product((1, -1), repeat=3):
-                orientation = np.array(list(zip(axes, flips, strict=True)))
-                turned, expected = source.as_reoriented(orientation), truth.as_reoriented(orientation)
-                segmentation, _ = predictor(turned)
-                np.testing.assert_array_equal(labels(segmentation), labels(expected))
-                np.testing.assert_allclose(segmentation.affine, turned.affine, rtol=0, atol=1e-5)
+        for orientation in ORIENTATIONS:
+            turned, expected = source.as_reoriented(orientation), truth.as_reoriented(orientation)
+            segmentation, _ = predictor(turned)
+            np.testing.assert_array_equal(labels(segmentation), labels(expected))
+            np.testing.assert_allclose(segmentation.affine, turned.affine, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("grid_mm", [(1.0, 1.0, 1.0), (0.8, 0.8, 0.8), (1.5, 0.9, 2.0)])
+@pytest.mark.parametrize("crop", [True, False])
+def test_labels_of_a_turned_file_are_the_turned_labels_on_every_grid_of_the_network(
+    make_bundle: MakeBundle, plant: Plant, grid_mm: tuple[float, float, float], crop: bool
+) -> None:
+    image, _ = plant()
+    affine = oblique((0.9, 1.3, 2.1))
+    rim = np.pad(image, ((3, 20), (18, 4), (2, 15)))
+    bundle = make_bundle(
+        image=rim, spacing_mm=list(grid_mm), roi_size=[16, 16, 16], sw_overlap=0.25, foreground_crop=crop
+    )
+    predictor = Predictor(bundle)
+    source = nib.Nifti1Image(rim, affine)
+    truth = labels(predictor(source)[0])
+    assert set(np.unique(truth)) == {0, 3, 7}
+    for orientation in ORIENTATIONS[::7]:
+        turned = nib.orientations.apply_orientation(truth, orientation)
+        found = labels(predictor(source.as_reoriented(orientation))[0])
+        np.testing.assert_array_equal(found, turned)
 
 
 @pytest.mark.parametrize("spacing_mm", [(1, 1, 3), (0.7, 0.7, 0.7), (2, 1.5, 1)])

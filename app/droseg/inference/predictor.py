@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,23 +11,30 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.transforms import EnsureChannelFirstd, LoadImaged, SaveImaged
+from monai.inferers import SlidingWindowInferer
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from droseg.bundles import find_bundle
 from droseg.data.dicom import DicomSeries
 from droseg.engine.precision import has_fast_bf16
 from droseg.errors import BundleError, InputError
+from droseg.inference.bundle_config import CONFIG, InferenceConfig
+from droseg.inference.finishing import Finishing
+from droseg.inference.memory import is_out_of_memory
+from droseg.inference.native import NativeGrid, WholeGrid, integers
+from droseg.inference.networks import checkpoint_files, fingerprint, load_networks
+from droseg.inference.preparing import Preprocessing
 from droseg.inference.quality import Evidence, Flag, QualityRules
 from droseg.inference.reading import image_from_array, image_from_nibabel, read_image
-from droseg.inference.weights import load_weights
+from droseg.inference.scoring import Scorer, WholeImage, no_memory
+from droseg.inference.views import Views
+from droseg.inference.windows import SlidingWindow
 from droseg.inference.writing import label_dtype
 from droseg.keys import IMAGE, PRED
 
-Precision = Literal["fp32", "auto"]
-CONFIG = Path("configs") / "inference.yaml"
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
 
 
 @dataclass(frozen=True)
@@ -72,44 +76,77 @@ class Segmentation:
 class Predictor:
     """Segment images with a bundle; the network is loaded once.
 
+    Of the bundle's configs/inference.yaml it reads `channels`, `structures`, `checkpoint`, `network_def`, `inferer`,
+    `preprocessing` and `postprocessing`, and `mirror_axes` and `foreground_crop`. The label maps are those of
+    `python -m monai.bundle run inference`, except for what the arguments below ask for beyond it.
+
     Args:
         bundle: name of a shipped bundle, or the folder of one or of a training run; nothing is written into it.
         device: "cpu", "cuda", "cuda:1", ..., or "auto" for a GPU where there is one.
-        precision: "auto" runs the network in bfloat16 where the hardware multiplies it (about twice as fast on a CPU
-            with AMX; a few voxels at borders may differ); "fp32" never does.
+        precision: of the network. "bf16" and "fp16" (on CUDA only) take half the memory, and a few voxels at borders
+            may differ; "auto" takes one of them where the hardware multiplies it (about twice as fast).
         force: segment images, too, that the network cannot know.
+        mirror: average the probabilities over mirrored views, along the bundle's `mirror_axes`.
+        checkpoints: `model.pt` files or run folders of the same network, in place of the bundle's own weights; their
+            probabilities are averaged.
+        probabilities: give them with each segmentation; this takes 2 bytes per class and voxel.
+        memory_gb: what one case may take, in GiB; None: what is free. Fewer windows run at a time if it is little.
+        overlap: of the windows, 0 to less than 1, in place of the bundle's own.
 
     Attributes:
         channels: names of the images that a case needs, in order.
         structures: name -> value in the label map.
-        fingerprint: SHA-256 of the weights and of the inference config, in hex.
+        fingerprint: SHA-256 of all weights, the inference config and the arguments that change results, in hex.
 
     Raises:
         BundleError: if there is no such bundle, or its configs/inference.yaml cannot be used.
-        WeightsError: if its weights are missing or damaged.
-        InputError: if there is no such device.
+        WeightsError: if weights are missing, damaged or of another network.
+        InputError: if there is no such device, or an argument has no meaning there.
     """
 
     def __init__(
-        self, bundle: str | Path, device: str = "cpu", precision: Precision = "fp32", *, force: bool = False
+        self,
+        bundle: str | Path,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+        *,
+        force: bool = False,
+        mirror: bool = False,
+        checkpoints: Sequence[str | Path] | None = None,
+        probabilities: bool = False,
+        memory_gb: float | None = None,
+        overlap: float | None = None,
     ) -> None:
         self.folder = find_bundle(bundle)
         self.device = _device(device)
-        config = _InferenceConfig(self.folder, self.device)
+        _check_arguments(checkpoints, memory_gb, overlap)
+        config = InferenceConfig(self.folder, self.device)
         self.channels: tuple[str, ...] = tuple(config["channels"])
-        self.structures = _label_values(config["structures"], config.path)
+        self.structures = config.label_values()
         self.force = force
+        self.probabilities = probabilities
         self._quality = QualityRules(self.folder, self.structures)
-        weights = Path(config["checkpoint"])
-        network = config["network_def"]
-        load_weights(network, weights)
-        self._half = precision == "auto" and has_fast_bf16(self.device)
-        layout = torch.channels_last_3d if self._half and self.device.type == "cpu" else torch.contiguous_format
-        self._network = network.to(self.device, memory_format=layout).eval()
-        self._inferer = config["inferer"]
-        self._preprocessing = _without(config["preprocessing"], LoadImaged, EnsureChannelFirstd)
-        self._postprocessing = _without(config["postprocessing"], SaveImaged)
-        self.fingerprint = hashlib.sha256(weights.read_bytes() + config.path.read_bytes()).hexdigest()
+        half = _half(precision, self.device)
+        weights = checkpoint_files(config, checkpoints)
+        layout = torch.channels_last_3d if half and self.device.type == "cpu" else torch.contiguous_format
+        networks: list[Any] = load_networks(config, weights)
+        for network in networks:
+            network.to(self.device, memory_format=layout)
+        self._finishing = Finishing(config["postprocessing"].transforms)
+        activation = self._finishing.activation
+        axes = config.mirror_axes() if mirror else ()
+        if len(networks) * 2 ** len(axes) > 1 and activation is None:
+            raise BundleError(
+                f"{config.path}: postprocessing has no Activationsd with softmax or sigmoid, so that probabilities "
+                "cannot be averaged; add it, or predict without mirroring and with one checkpoint."
+            )
+        views = Views(networks, axes, activation or "softmax", half)
+        self._scorer = _scorer(config, views, self._finishing, self.device, memory_gb, overlap)
+        self._preprocessing = Preprocessing(config["preprocessing"], invertible=not self._finishing.splits)
+        options = {"mirror": list(axes), "half": half and str(half), "overlap": overlap}
+        self.fingerprint = fingerprint(weights, config.path, {name: value for name, value in options.items() if value})
+        # One image at a time on the device; and MONAI's inverse changes the state of the transforms that it inverts.
+        self._segmenting, self._transforming = threading.Lock(), threading.Lock()
 
     def __call__(self, image: Any, affine: ArrayLike | None = None) -> tuple[nib.Nifti1Image, list[Flag]]:
         """Return the segmentation on the image's own grid, with the bundle's label values, and what to look at.
@@ -128,9 +165,8 @@ class Predictor:
 
     @property
     def network(self) -> torch.nn.Module:
-        """The network with its weights, for forward hooks."""
-        network: torch.nn.Module = self._network
-        return network
+        """The network with its weights, for forward hooks; of several, the first."""
+        return self._scorer.views.networks[0]
 
     def read(self, image: Any, affine: ArrayLike | None = None) -> MetaTensor:
         """Return the checked image on its own grid, (C, H, W, D); the arguments are those of a call."""
@@ -160,89 +196,128 @@ class Predictor:
         """
         if not self.force:
             self._quality.check_domain(image)
-        item: dict[str, Any] = {IMAGE: image.clone()}
-        for transform in self._preprocessing:
-            item = transform(item)
-        return Prepared(image, item)
+        with self._transforming:
+            return Prepared(image, self._preprocessing(image))
 
-    @torch.no_grad()
     def segment(self, prepared: Prepared) -> Segmentation:
-        """Return the label values on the grid of the image, and what to look at."""
-        volume, item = prepared.image, dict(prepared.item)
-        grid = np.asarray(volume.affine.numpy(), dtype=np.float64)
-        inputs = item[IMAGE].unsqueeze(0).to(self.device)
-        autocast = torch.autocast(self.device.type, torch.bfloat16) if self._half else contextlib.nullcontext()
-        with autocast:
-            scores = self._inferer(inputs, self._network)
-        item[PRED] = scores[0].float()
-        probabilities = item[PRED].softmax(0)
-        for transform in self._postprocessing:
-            item = transform(item)
-        pred = np.asarray(item[PRED].cpu())
-        if pred.shape != (1, *volume.shape[1:]):
+        """Return the label values on the grid of the image, and what to look at; one image at a time.
+
+        Raises:
+            ImageError: if memory does not suffice even for one window at a time.
+        """
+        try:
+            with self._segmenting, torch.no_grad():
+                return self._segment(prepared)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise no_memory(tuple(prepared.image.shape[1:]), "for its label map") from error
+
+    def _segment(self, prepared: Prepared) -> Segmentation:
+        image = prepared.image
+        evidence, probabilities, less_overlap = (
+            self._by_planes(prepared) if self._finishing.splits else self._in_one_piece(prepared)
+        )
+        flags = [*self._quality.flags(evidence), *([_LESS_OVERLAP] if less_overlap else [])]
+        grid = np.asarray(image.affine.numpy(), dtype=np.float64)
+        volumes_ml = self._volumes_ml(evidence.labels, grid)
+        return Segmentation(evidence.labels, grid, tuple(flags), volumes_ml, probabilities)
+
+    def _by_planes(self, prepared: Prepared) -> tuple[Evidence, NDArray[Any] | None, bool]:
+        """Return labels and all else that the network says, never with all scores in memory."""
+        image, inputs = prepared.image, prepared.item[IMAGE]
+        shape, dtype = tuple(image.shape[1:]), label_dtype(self.structures)
+        affine = np.asarray(inputs.affine, dtype=np.float64)
+        to_source = np.linalg.solve(affine, np.asarray(image.affine, dtype=np.float64))
+        source_shape = tuple(inputs.shape[1:])
+
+        def start() -> NativeGrid:
+            return NativeGrid(self._finishing, to_source, source_shape, shape, dtype, self.probabilities)
+
+        each = dtype.itemsize + (2 * (len(self.structures) + 1) if self.probabilities else 0)
+        native, less_overlap = self._scorer(_plain(inputs), start, each * image[0].numel())
+        labels = native.labels
+        if self._finishing.last:
+            item = {**prepared.item, PRED: MetaTensor(torch.from_numpy(labels[None]).float(), affine=image.affine)}
+            for transform in self._finishing.last:
+                item = transform(item)
+            labels = integers(item[PRED], shape).astype(dtype)
+        spacing = nib.affines.voxel_sizes(affine) * native.step
+        evidence = Evidence(image, labels, native.evidence, tuple(spacing.tolist()), native.disagreement)
+        return evidence, native.probabilities, less_overlap
+
+    def _in_one_piece(self, prepared: Prepared) -> tuple[Evidence, NDArray[Any] | None, bool]:
+        """Return the same with the bundle's postprocessing as it stands."""
+        if self.probabilities:
             raise BundleError(
-                f"{self.folder / CONFIG}: postprocessing gives shape {pred.shape} for an image "
-                f"{tuple(volume.shape)}; it must invert the preprocessing and take the argmax."
+                f"{self.folder / CONFIG}: postprocessing is not Activationsd, Invertd, AsDiscreted and so on, so "
+                "that there are no probabilities on the image's grid; ask for none."
             )
-        labels = np.rint(pred[0]).astype(label_dtype(self.structures))
-        spacing = nib.affines.voxel_sizes(np.asarray(item[IMAGE].affine))
-        evidence = Evidence(volume, labels, probabilities, tuple(spacing.tolist()))
-        return Segmentation(labels, grid, tuple(self._quality.flags(evidence)), self._volumes_ml(labels, grid))
+        image, inputs = prepared.image, prepared.item[IMAGE]
+        native, less_overlap = self._scorer(_plain(inputs), lambda: WholeGrid(tuple(inputs.shape[1:])))
+        item = {**prepared.item, PRED: native.scores.clone()}
+        with self._transforming:
+            for transform in self._finishing.whole:
+                item = transform(item)
+        labels = integers(item[PRED], tuple(image.shape[1:])).astype(label_dtype(self.structures))
+        scores = native.scores
+        values = scores.sigmoid() if self._finishing.activation == "sigmoid" else scores.softmax(0)
+        spacing = nib.affines.voxel_sizes(np.asarray(inputs.affine))
+        return Evidence(image, labels, values, tuple(spacing.tolist()), native.disagreement), None, less_overlap
 
     def _volumes_ml(self, labels: NDArray[Any], affine: NDArray[np.float64]) -> dict[str, float]:
         voxel_ml = float(nib.affines.voxel_sizes(affine).prod()) / 1000.0
-        values, counts = np.unique(labels, return_counts=True)
-        number = dict(zip(values.tolist(), counts.tolist(), strict=True))
-        return {name: number.get(value, 0) * voxel_ml for name, value in self.structures.items()}
+        return {name: int(np.count_nonzero(labels == value)) * voxel_ml for name, value in self.structures.items()}
 
 
-class _InferenceConfig:
-    """The values of a bundle's inference.yaml, by id, with errors that name the file and the id."""
-
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self.path = folder / CONFIG
-        if not self.path.is_file():
-            raise BundleError(f"bundle {folder}: it has no {CONFIG}, so it cannot segment; give a complete bundle.")
-        self._parser = ConfigParser()
-        try:
-            self._parser.read_config(self.path)
-        except Exception as error:  # YAML errors of many kinds
-            raise BundleError(f"{self.path}: cannot be read ({error}); correct the file.") from error
-        self._parser["bundle_root"] = str(folder)
-        self._parser["device"] = device
-
-    def __getitem__(self, config_id: str) -> Any:
-        try:
-            with _quiet_readers():
-                return self._parser.get_parsed_content(config_id)
-        except Exception as error:  # whatever the config's own code raises
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            raise BundleError(
-                f"{self.path}: the id '{config_id}' cannot be made ({type(cause).__name__}: {cause}); "
-                "correct the config."
-            ) from error
+_LESS_OVERLAP = Flag(
+    "less_overlap", "", "the GPU's memory did not suffice: segmented on the CPU with windows that overlap less"
+)
 
 
-def _label_values(structures: Any, path: Path) -> dict[str, int]:
-    if not isinstance(structures, dict) or not all(isinstance(value, int) for value in structures.values()):
-        raise BundleError(f"{path}: structures is {structures}; one label value per name is needed, {{name: value}}.")
-    return dict(structures)
+def _plain(image: Tensor) -> Tensor:
+    return image.as_tensor() if isinstance(image, MetaTensor) else image
 
 
-@contextlib.contextmanager
-def _quiet_readers() -> Iterator[None]:
-    """Hide the notice of MONAI 1.6 that one of its many DICOM readers is not installed; images are read here."""
-    logger = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-            yield
-    finally:
-        logger.setLevel(level)
+def _scorer(
+    config: InferenceConfig,
+    views: Views,
+    finishing: Finishing,
+    device: torch.device,
+    memory_gb: float | None,
+    overlap: float | None,
+) -> Scorer:
+    inferer = config["inferer"]
+    plain = type(inferer) is SlidingWindowInferer and not inferer.with_coord
+    if overlap is not None and not plain:
+        raise InputError(f"overlap {overlap}: {config.path} has no SlidingWindowInferer that could take it.")
+    crop = config.raw("foreground_crop")
+    window = SlidingWindow.of(inferer, overlap, crop is not False) if plain else WholeImage(inferer)
+    channels = len(config["channels"])
+    batch = inferer.sw_batch_size if plain else 1
+    return Scorer(views, window, finishing, batch=batch, device=device, channels=channels, memory_gb=memory_gb)
+
+
+def _half(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the 16-bit type that the network runs in; None for float32."""
+    if precision not in ("fp32", "bf16", "fp16", "auto"):
+        raise InputError(f"precision {precision}: use fp32, bf16, fp16 or auto.")
+    if precision == "fp16" and device.type != "cuda":
+        raise InputError("precision fp16: only a CUDA device computes in it; use bf16, auto or fp32.")
+    if precision == "auto" and has_fast_bf16(device):
+        return torch.bfloat16
+    if precision == "auto":
+        return torch.float16 if device.type == "cuda" else None
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+
+def _check_arguments(checkpoints: Sequence[str | Path] | None, memory_gb: float | None, overlap: float | None) -> None:
+    if checkpoints is not None and (isinstance(checkpoints, str | Path) or not checkpoints):
+        raise InputError(f"checkpoints is {checkpoints!r}; give a list of model.pt files or run folders.")
+    if memory_gb is not None and not memory_gb > 0:
+        raise InputError(f"memory_gb is {memory_gb}; it must be above 0.")
+    if overlap is not None and not 0 <= overlap < 1:
+        raise InputError(f"overlap is {overlap}; it must be at least 0 and below 1.")
 
 
 def _device(name: str) -> torch.device:
@@ -259,11 +334,6 @@ def _device(name: str) -> torch.device:
             f"device {name}: PyTorch finds {torch.cuda.device_count()} CUDA device(s) here; use --device cpu."
         )
     return device
-
-
-def _without(compose: Any, *types: type) -> list[Callable[[Any], Any]]:
-    """Return the transforms of a `Compose` but those that read or write files; that is done here, with its errors."""
-    return [transform for transform in compose.transforms if not isinstance(transform, types)]
 
 
 def _label_image(labels: NDArray[Any], affine: NDArray[np.float64]) -> nib.Nifti1Image:
