@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from droseg.data import Case
 from droseg.data.statistics import measure_image, measure_structures, training_statistics
@@ -47,6 +48,14 @@ def test_roughness_is_the_step_between_neighbors_over_the_interquartile_range() 
     board = np.indices((6, 6, 6)).sum(axis=0) % 2 * 10.0 + 10.0  # each neighbor differs by 10, as do the quartiles
     board[0, 0, 0] = 0  # the background
     assert measure_image(board[None], np.eye(4)).roughness[0] == pytest.approx(1.0)
+
+
+def test_sharpness_is_that_of_white_noise_and_zero_for_an_interpolated_image() -> None:
+    white = np.random.default_rng(0).normal(100, 1, (1, 30, 30, 30))
+    # |N(0, 6)| over |N(0, 2)|: x[i-1] - 2 x[i] + x[i+1] has variance 1 + 4 + 1.
+    assert measure_image(white, np.eye(4)).sharpness[0] == pytest.approx(3**0.5, rel=0.02)
+    coarse = ndimage.zoom(white[0, :8, :8, :8], 4, order=1)[None]
+    assert measure_image(coarse, np.eye(4)).sharpness[0] < 0.01
 
 
 @pytest.mark.parametrize("scale", [1e-3, 400.0])

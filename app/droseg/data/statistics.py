@@ -33,6 +33,8 @@ class ImageMeasures:
             contrast (T1 or T2); NaN for a constant channel.
         roughness: per channel, median step between neighbors / interquartile range of the foreground: large for noise,
             small for a blurred image; NaN for a constant channel.
+        sharpness: per channel, median second difference / median step: 1.7 for noise, 0 for an image that was
+            interpolated from a coarser one; NaN for a constant channel.
     """
 
     spacing_mm: tuple[float, float, float]
@@ -41,6 +43,7 @@ class ImageMeasures:
     background_share: float
     balance: tuple[float, ...]
     roughness: tuple[float, ...]
+    sharpness: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,14 @@ def measure_image(image: NDArray[Any], affine: NDArray[np.float64]) -> ImageMeas
     edges = spacing_mm(affine)
     to_ras = np.argsort(io_orientation(affine)[:, 0])  # array axis nearest to right, front, up
     foreground = np.zeros(image.shape[1:], dtype=bool)
-    balance, roughness = [], []
+    balance, roughness, sharpness = [], [], []
     for channel in image:
         mask = _foreground(channel)
         foreground |= mask
         balance.append(_balance(channel, mask))
-        roughness.append(_roughness(channel, mask))
+        step, bend = (np.median(_differences(channel, mask, order)) for order in (1, 2))
+        roughness.append(float(step) / _spread(channel, mask))
+        sharpness.append(float(bend) / float(step) if step > 0 else float("nan"))
     return ImageMeasures(
         spacing_mm=_triple(np.sort(edges)),
         extent_mm=_triple((edges * image.shape[1:])[to_ras]),
@@ -78,6 +83,7 @@ def measure_image(image: NDArray[Any], affine: NDArray[np.float64]) -> ImageMeas
         background_share=float(1.0 - foreground.mean()),
         balance=tuple(balance),
         roughness=tuple(roughness),
+        sharpness=tuple(sharpness),
     )
 
 
@@ -181,22 +187,27 @@ def _balance(channel: NDArray[Any], mask: NDArray[np.bool_]) -> float:
     return (high - middle) / (high - low) if high > low else float("nan")
 
 
-def _roughness(channel: NDArray[Any], mask: NDArray[np.bool_]) -> float:
+def _spread(channel: NDArray[Any], mask: NDArray[np.bool_]) -> float:
+    """Return the interquartile range of the foreground; NaN if it is 0."""
     values = _sample(channel)[_sample(mask)]
-    if values.size == 0:
-        return float("nan")
-    low, high = (float(p) for p in np.percentile(values, (25, 75)))
-    steps = np.concatenate([_steps(channel, mask, axis) for axis in range(3)])
-    return float(np.median(steps)) / (high - low) if high > low and steps.size else float("nan")
+    low, high = (float(p) for p in np.percentile(values, (25, 75))) if values.size else (0.0, 0.0)
+    return high - low if high > low else float("nan")
 
 
-def _steps(channel: NDArray[Any], mask: NDArray[np.bool_], axis: int) -> NDArray[np.float32]:
-    """Return |difference| of neighbors along an axis where both are foreground, on a sample of the lines."""
-    stride = int(np.ceil(np.sqrt(max(1.0, channel.size / _MAX_SAMPLES))))
-    lines = tuple(slice(None) if a == axis else slice(None, None, stride) for a in range(3))
-    values, inside = channel[lines].astype(np.float32), mask[lines]
-    both = np.take(inside, range(1, inside.shape[axis]), axis) & np.take(inside, range(inside.shape[axis] - 1), axis)
-    return np.asarray(np.abs(np.diff(values, axis=axis))[both])
+def _differences(channel: NDArray[Any], mask: NDArray[np.bool_], order: int) -> NDArray[np.float32]:
+    """Return |difference| of neighbors along each axis, of an order, where all are foreground; NaN if nowhere."""
+    stride = int(np.ceil(np.sqrt(max(1.0, channel.size / _MAX_SAMPLES))))  # between the lines that are looked at
+    found = []
+    for axis in range(3):
+        lines = tuple(slice(None) if a == axis else slice(None, None, stride) for a in range(3))
+        values = np.moveaxis(channel[lines], axis, 0).astype(np.float32)
+        inside = np.moveaxis(mask[lines], axis, 0)
+        count = len(values) - order
+        if count > 0:
+            together = np.all([inside[start : start + count] for start in range(order + 1)], axis=0)
+            found.append(np.abs(np.diff(values, n=order, axis=0))[together])
+    steps = np.concatenate(found) if found else np.zeros(0, dtype=np.float32)
+    return steps if steps.size else np.full(1, np.nan, dtype=np.float32)
 
 
 def _sample(volume: NDArray[Any]) -> NDArray[Any]:

@@ -224,7 +224,8 @@ class QualityRules:
 
 
 _INTENSITY: Final = (  # measure, least width of its range, what it means to lie below, and above
-    ("roughness", 0.01, "the image is blurrier than in training", "the image is noisier than in training"),
+    ("roughness", 0.01, "the image has less detail than in training", "the image is noisier than in training"),
+    ("sharpness", 0.1, "the image is blurrier than in training", "the image is noisier than in training"),
     ("balance", 0.05, "the contrast is not that of the training", "the contrast is not that of the training"),
     ("background_share", 0.1, "less of the image is empty than in training", "more of it is empty than in training"),
 )
