@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from droseg.cli.stopping import stop, stoppable
 from droseg.errors import InputError, WeightsError
 
 if TYPE_CHECKING:
@@ -28,8 +26,6 @@ OWN_RUN = '-v "$PWD/run":/bundle:ro -e DROSEG_BUNDLE=/bundle'
 CONTAINER_INPUT = "/input"
 CONTAINER_OUTPUT = "/output"
 BUNDLE_VARIABLE = "DROSEG_BUNDLE"
-THREAD_PREFIX = "droseg-"
-"""Of the threads of `droseg.inference.pipeline`, which is not imported for `--help`."""
 
 DESCRIPTION = """\
 Segment MRI volumes, each on its own grid. A bad image does not stop the rest. If the
@@ -149,11 +145,12 @@ def run(args: argparse.Namespace) -> int:
         OutputError: if the output folder cannot be written.
     """
     results: list[CaseResult] = []
-    with _stoppable():
+    with stoppable():
         try:
             return _run(args, results)
         except KeyboardInterrupt as error:
-            return _stopped(error, results)
+            done = sum(result.status == "ok" for result in results)
+            return stop(error, f"{done} cases are done; to go on, give the same command again")
 
 
 def _run(args: argparse.Namespace, results: list[CaseResult]) -> int:
@@ -220,13 +217,13 @@ def _num_channels(bundle: str) -> int:
 
 def _table(found: FoundInputs) -> str:
     """Return what was found as text."""
-    try:
-        from droseg.inference import inputs_table
+    from droseg import inference
 
-        return str(inputs_table(found))
-    except ImportError:
-        lines = [f"{case.case_id}\t{', '.join(map(str, case.images))}" for case in found.cases]
-        return "\n".join([*lines, *(f"{item.name}\t{item.path}\tskipped: {item.reason}" for item in found.skipped)])
+    table = getattr(inference, "inputs_table", None)
+    if table is not None:
+        return str(table(found))
+    lines = [f"{case.case_id}\t{', '.join(map(str, case.images))}" for case in found.cases]
+    return "\n".join([*lines, *(f"{item.name}\t{item.path}\tskipped: {item.reason}" for item in found.skipped)])
 
 
 def _predict(args: argparse.Namespace, found: FoundInputs, results: list[CaseResult]) -> int:
@@ -307,56 +304,13 @@ def _line(result: CaseResult) -> str:
 def _summary(results: Sequence[CaseResult], seconds: float, out: str) -> str:
     """Return the counts of a whole run in one line."""
     reused = sum(result.reused for result in results)
-    number = {
-        status: sum(r.status == status for r in results) for status in ("ok", "failed", "skipped", "out_of_domain")
-    }
+    number = Counter(result.status for result in results)
     parts = [f"{number['ok'] - reused} segmented in {seconds:.0f} s"]
     parts += [f"{reused} done before (--overwrite repeats them)"] if reused else []
     parts += [f"{number['failed']} failed (see above)"] if number["failed"] else []
     parts += [f"{number['out_of_domain']} out of domain (see above)"] if number["out_of_domain"] else []
     parts += [f"{number['skipped']} skipped (no candidates)"] if number["skipped"] else []
     return f"{', '.join(parts)}. Results: {out}"
-
-
-def _stopped(error: KeyboardInterrupt, results: Sequence[CaseResult]) -> int:
-    """Say how to go on, and return the exit code; does not return if a thread hangs."""
-    number = error.signal if isinstance(error, _Stopped) else signal.SIGINT
-    done = sum(result.status == "ok" for result in results)
-    message = f"stopped by {signal.Signals(number).name}, {done} cases are done; to go on, give the same command again."
-    print(f"droseg: {message}", file=sys.stderr, flush=True)
-    if any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate()):
-        os._exit(128 + number)  # it is in C code, which Python's own exit would wait for or crash in
-    return 128 + number
-
-
-class _Stopped(KeyboardInterrupt):
-    """The process was asked to end by a signal."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.signal = number
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM (docker stop, a queue's time limit) and a closed terminal end the block as Ctrl-C does."""
-    numbers = [signal.SIGTERM, signal.SIGHUP]
-    if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
-        numbers = []
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def stop(number: int, _: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the clearing up
-        raise _Stopped(number)
-
-    for number, handler in before.items():
-        if handler is signal.SIG_DFL:  # nohup ignores SIGHUP: leave it so
-            signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _seconds(text: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,8 +103,11 @@ def predict_cases(
                     on_result=run.add,
                     on_stage=stage,
                 ).run(given)
-        finally:
-            run.close()
+        except BaseException:  # its own error matters more than one of closing
+            with contextlib.suppress(OutputError):
+                run.close()
+            raise
+        run.close()
     return run.results
 
 
@@ -142,13 +144,12 @@ class _Run:
         self._on_result(result)
 
     def close(self) -> None:
-        """Write the record and the overview; where the run ends by an error, that one matters more than one here."""
+        """Write what the record lacks, and the overview; also of a run that was interrupted."""
         if self._record is None or self._model is None:
             return
-        with contextlib.suppress(OutputError) if sys.exception() is not None else contextlib.nullcontext():
-            self._record.close()
-            if self._overview:
-                _write_overview(self._out, self.results, self._model)
+        self._record.close()
+        if self._overview:
+            _write_overview(self._out, self.results, self._model)
 
 
 def _write_overview(out: Path, results: Sequence[CaseResult], model: Model) -> None:

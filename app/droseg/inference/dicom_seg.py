@@ -59,7 +59,7 @@ def save_dicom_seg(
     affine = RAS_TO_LPS @ segmentation.affine
     datasets = _on_grid(sources, segmentation.labels.shape, affine)
     # DICOM's frames are (slice, row, column); the label map is (column, row, slice).
-    segment_of = np.zeros(max([*structures.values(), int(segmentation.labels.max(initial=0))]) + 1, np.uint8)
+    segment_of = np.zeros(max(structures.values()) + 1, np.min_scalar_type(len(structures)))
     for number, value in enumerate(structures.values(), start=1):
         segment_of[value] = number
     frames = np.ascontiguousarray(segment_of[segmentation.labels].transpose(2, 1, 0))
@@ -124,13 +124,12 @@ def _on_grid(sources: Sequence[Path], shape: Sequence[int], affine: NDArray[np.f
     for path in sources:
         dataset = pydicom.dcmread(path)
         series[str(dataset.get("SeriesInstanceUID"))].append(dataset)
-    to_voxel = np.linalg.inv(affine)
     for datasets in series.values():
         if len(datasets) == 1 and "PerFrameFunctionalGroupsSequence" in datasets[0]:
             return datasets  # enhanced multi-frame: highdicom matches its frames
-        slices = [_slice_index(dataset, shape, to_voxel) for dataset in datasets]
-        if None not in slices and sorted(map(int, filter(None.__ne__, slices))) == list(range(shape[2])):
-            return [dataset for _, dataset in sorted(zip(slices, datasets, strict=True), key=lambda pair: pair[0])]
+        slices = {_slice_index(dataset, shape, affine): dataset for dataset in datasets}
+        if len(datasets) == shape[2] and set(slices) == set(range(shape[2])):
+            return [slices[index] for index in range(shape[2])]
     found = ", ".join(f"{len(datasets)} files" for datasets in series.values())
     raise ImageError(
         f"{sources[0].parent}: no series on the grid of the label map, {tuple(shape)} (found {found})",
@@ -138,12 +137,12 @@ def _on_grid(sources: Sequence[Path], shape: Sequence[int], affine: NDArray[np.f
     )
 
 
-def _slice_index(dataset: Any, shape: Sequence[int], to_voxel: NDArray[np.float64]) -> int | None:
+def _slice_index(dataset: Any, shape: Sequence[int], affine: NDArray[np.float64]) -> int | None:
     """Return which slice of the grid a single-frame image is; None if it is none."""
     position = dataset.get("ImagePositionPatient")
     if position is None or (dataset.get("Columns"), dataset.get("Rows")) != tuple(shape[:2]):
         return None
-    column, row, index = (to_voxel @ [*map(float, position), 1.0])[:3]
-    nearest = round(index)
+    column, row, index = np.linalg.solve(affine, [*map(float, position), 1.0])[:3]
+    nearest = round(float(index))
     on_grid = max(abs(column), abs(row), abs(index - nearest)) < TOLERANCE
     return nearest if on_grid else None

@@ -121,7 +121,7 @@ class CaseFiles:
         checksums: dict[str, str] = {}
         with StagedFiles() as files, StagedFiles() as last:
             checksums[self.labels.name] = last.add(self.labels, lambda path: nib.save(labels, path))
-            if self.probabilities is not None and segmentation.probabilities is not None:
+            if self.probabilities is not None:
                 image = _probability_image(segmentation, self.made_from)
                 checksums[self.probabilities.name] = files.add(self.probabilities, lambda path: nib.save(image, path))
             if self.dicom is not None:
@@ -200,7 +200,7 @@ def _probability_image(segmentation: Segmentation, made_from: str) -> nib.Nifti1
     """Return (H, W, D, K) in steps of 1/255: a quarter of float32's size, and NIfTI has no smaller float."""
     probabilities = segmentation.probabilities
     if probabilities is None:
-        raise ValueError("the predictor was not asked for probabilities.")
+        raise ValueError("the Predictor was not made with probabilities=True")
     steps = np.empty((*segmentation.labels.shape, len(probabilities)), np.uint8)
     for index, values in enumerate(probabilities):  # class by class: float copies of all would be large
         steps[..., index] = np.rint(np.clip(values, 0, 1).astype(np.float32) * 255)

@@ -21,7 +21,7 @@ from droseg.inference.outputs import CaseFiles, Model, Wanted
 from droseg.inference.predictor import Predictor, Prepared, Segmentation
 from droseg.inference.quality import OutOfDomainError
 from droseg.inference.reading import ImageError
-from droseg.inference.record import CaseResult
+from droseg.inference.record import CaseResult, Status
 from droseg.inference.writing import OutputError
 
 THREAD_PREFIX = "droseg-"
@@ -110,7 +110,7 @@ class Pipeline:
         for index, case in enumerate(cases):
             job = self._read(_Job(case)) if ahead is None else ahead.result()
             if ahead is not None and is_out_of_memory(job.error):  # it had to share; now it has not
-                writing = _finished(writing)
+                writing = _ended(writing)
                 job = self._read(_Job(case))
             roomy = self._beside and _has_room(job)
             following = cases[index + 1 : index + 2]
@@ -118,14 +118,14 @@ class Pipeline:
             self._segment(job)
             if is_out_of_memory(job.error) and (ahead or writing):
                 _ = ahead and ahead.result()
-                writing = _finished(writing)
+                writing = _ended(writing)
                 job.error = None
                 self._segment(job)
-            _finished(writing)
+            writing = _ended(writing)
             writing = self._start(self._write, job)
             if not roomy:
-                writing = _finished(writing)
-        _finished(writing)
+                writing = _ended(writing)
+        _ended(writing)
 
     def _wait(self, seconds: float) -> None:
         """Wait for what runs beside the network, but not longer than some seconds."""
@@ -215,9 +215,11 @@ def _pictures(image: MetaTensor, segmentation: Segmentation, structures: Mapping
     return case_pictures(image, segmentation.labels, segmentation.affine, dict(structures))
 
 
-def _finished(future: Future[None] | None) -> None:
+def _ended(future: Future[None] | None) -> Future[None] | None:
+    """Wait for what runs, raise what it raised, and return that nothing runs."""
     if future is not None:
         future.result()
+    return None
 
 
 def _has_room(job: _Job) -> bool:
@@ -234,7 +236,7 @@ def is_out_of_memory(error: Exception | None) -> bool:
 
 def _failure(job: _Job, error: Exception) -> CaseResult:
     found, remedy = explain(error)
-    status = "out_of_domain" if isinstance(error, OutOfDomainError) else "failed"
+    status: Status = "out_of_domain" if isinstance(error, OutOfDomainError) else "failed"
     checksum = job.files.image_sha256 if job.files is not None else None
     images = tuple(str(path) for path in job.case.images)
     return CaseResult(job.case.case_id, images, status, 0.0, image_sha256=checksum, error=found, remedy=remedy)
