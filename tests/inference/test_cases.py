@@ -38,9 +38,12 @@ def test_a_truncated_file_among_good_ones_costs_only_itself(
     assert [result.status for result in results] == ["ok", "failed", "ok"]
     assert seen == results
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a_seg.json",
         "a_seg.nii.gz",
+        "c_seg.json",
         "c_seg.nii.gz",
         "predict.json",
+        "volumes.csv",
     ]
     for name in "ac":
         np.testing.assert_array_equal(np.asanyarray(nib.load(tmp_path / "out" / f"{name}_seg.nii.gz").dataobj), label)
@@ -98,7 +101,7 @@ def test_a_case_id_cannot_lead_out_of_the_output_folder(
     path = save(tmp_path / "a.nii", plant()[0])
     (result,) = predict_cases([case(path, case_id)], make_bundle(), tmp_path / "out")
     assert result.status == "failed"
-    assert [item.name for item in (tmp_path / "out").iterdir()] == ["predict.json"]
+    assert sorted(item.name for item in (tmp_path / "out").iterdir()) == ["predict.json", "volumes.csv"]
 
 
 def test_an_output_folder_that_cannot_be_is_said_before_the_first_case(tmp_path: Path) -> None:
@@ -128,6 +131,11 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
 
     with pytest.raises(OutputError, match="full"):
         predict_cases(cases, predictor, out, on_result=fill_the_disk)
-    assert sorted(path.name for path in out.iterdir()) == ["a_seg.nii.gz", "predict.json"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "a_seg.json",
+        "a_seg.nii.gz",
+        "predict.json",
+        "volumes.csv",
+    ]
     monkeypatch.undo()
     assert [result.reused for result in predict_cases(cases, predictor, out)] == [True, False, False]

@@ -61,7 +61,7 @@ def test_all_good_is_code_0_and_a_second_run_says_that_it_skips(
     assert main(command) == 0
     capsys.readouterr()
     assert main(command) == 0
-    assert "1 skipped (done before; --overwrite repeats them)" in capsys.readouterr().out
+    assert "1 done before (--overwrite repeats them)" in capsys.readouterr().out
 
 
 def test_a_datalist_with_a_section_names_results_by_case_id(

@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     from droseg.data.datalist import read_datalist
     from droseg.inference import writable_folder
     from droseg.inference.calibration import calibrate, quality_table
-    from droseg.inference.quality import QUALITY_FILE
     from droseg.inference.labelled_scores import ScoringPredictor, score_labelled
+    from droseg.inference.quality import QUALITY_FILE
     from droseg.inference.writing import write_text
 
     datalist = read_datalist(args.datalist, args.data_root)

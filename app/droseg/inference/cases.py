@@ -1,49 +1,22 @@
-"""Many cases, one after the other: a bad one does not stop the rest, and what is done is not done again."""
+"""Many cases: a bad one does not stop the rest, what is done is not done again, and nothing is left half-written."""
 
 from __future__ import annotations
 
-import json
-import time
-import traceback
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import nibabel as nib
-import torch
-
-from droseg import __version__
-from droseg.errors import BundleError
-from droseg.inference.inputs import RESULT_SUFFIX, InputCase
+from droseg.errors import InputError
+from droseg.inference.dicom_seg import require_highdicom
+from droseg.inference.inputs import InputCase, SkippedInput
+from droseg.inference.outputs import Model, Wanted
+from droseg.inference.overview import PAGE, OverviewCase, write_overview
+from droseg.inference.pipeline import Pipeline
 from droseg.inference.predictor import Predictor
-from droseg.inference.quality import Flag
-from droseg.inference.reading import ImageError, image_checksum
-from droseg.inference.writing import OutputError, writable_folder, write_image, write_text
-
-RECORD = "predict.json"
-
-
-@dataclass(frozen=True)
-class CaseResult:
-    """What became of one case.
-
-    Attributes:
-        output: path of the label map; None if the case failed.
-        reused: the label map was there before, made from the same image by the same bundle.
-        error: what went wrong; None if nothing did.
-        remedy: what to do about it.
-    """
-
-    case_id: str
-    images: tuple[str, ...]
-    status: Literal["ok", "failed"]
-    seconds: float
-    output: str | None = None
-    reused: bool = False
-    flags: tuple[Flag, ...] = ()
-    error: str | None = None
-    remedy: str | None = None
+from droseg.inference.record import CaseResult, RunRecord
+from droseg.inference.supervisor import Setup, Supervisor, model_of
+from droseg.inference.writing import OutputError, output_lock, remove_leftovers, writable_folder
 
 
 def predict_cases(
@@ -51,128 +24,158 @@ def predict_cases(
     bundle: str | Path | Predictor,
     out: str | Path,
     *,
+    skipped: Iterable[SkippedInput] = (),
     device: str = "cpu",
+    options: Mapping[str, Any] | None = None,
+    probabilities: bool = False,
+    dicom_seg: bool = False,
+    overview: bool = False,
     overwrite: bool = False,
+    case_timeout_s: float | None = None,
+    beside: bool = True,
     on_result: Callable[[CaseResult], None] | None = None,
+    on_stage: Callable[[str, str | None], None] | None = None,
     debug: bool = False,
 ) -> list[CaseResult]:
-    """Write `CASE_ID_seg.nii.gz` for each case, and `predict.json` after each, and return what became of them.
+    """Write the files of each case, `predict.json` and `volumes.csv` as they come, and return what became of the cases.
 
-    A label map that is there already counts as done if its header says that it was made from the same voxels by the
-    same weights and config; if it says anything else the case fails, unless `overwrite`.
+    The files are `CASE_ID_seg.nii.gz`, `CASE_ID_seg.json` and what else is asked for. A label map that is there already
+    counts as done if it is as droseg wrote it, from the same voxels by the same weights and config; if it is anything
+    else the case fails, unless `overwrite`.
 
     Args:
         cases: with unique case_ids that can be file names.
-        bundle: see `Predictor`; a `Predictor` is used as it is, whatever `device` says.
-        out: folder, made if need be.
+        bundle: see `Predictor`; a `Predictor` is used as it is, whatever `device` and `options` say.
+        out: folder, made if need be; one run at a time.
+        skipped: what was found and is no candidate, for the record.
         device: see `Predictor`.
+        options: keyword arguments of `Predictor`.
+        probabilities: write `CASE_ID_prob.nii.gz`, the last axis the classes, background first.
+        dicom_seg: write `CASE_ID_seg.dcm` for DICOM input.
+        overview: write a page with pictures of each case.
         overwrite: segment again, and replace what is there.
-        on_result: called after each case.
+        case_timeout_s: work in a child process, and end it if it works longer on one case; a case that crashes it costs
+            only itself.
+        beside: read, prepare and write beside the network.
+        on_result: called after each case, from a thread.
+        on_stage: called with a case_id and what begins with it ("reading", "segmenting", "writing"), or None when that
+            ends; from several threads.
         debug: print the traceback of a case that fails.
 
     Raises:
-        OutputError: if `out` cannot be written, also if the disk fills up on the way; what was written is whole.
+        OutputError: if `out` cannot be written, also if the disk fills up on the way, or if another run writes there;
+            what was written is whole.
         WeightsError: if the weights are missing or damaged.
+        InputError: if the options cannot be used.
     """
-    out = writable_folder(out)
-    predictor = bundle if isinstance(bundle, Predictor) else Predictor(bundle, device)
-    record = _Record(out / RECORD, predictor)
-    results = []
-    for case in cases:
-        result = _predict_case(case, predictor, out, overwrite, debug)
-        record.add(result)
-        results.append(result)
-        if on_result is not None:
-            on_result(result)
-    return results
+    given, wanted = list(cases), Wanted(probabilities, dicom_seg, overview)
+    if dicom_seg:
+        require_highdicom()
+    chosen = dict(options or {}) | ({"probabilities": True} if probabilities else {})
+    folder = writable_folder(out)
+    with _only_run(folder):
+        run = _Run(folder, overview, on_result)
+        stage = on_stage or _ignore
+        try:
+            if case_timeout_s is None:
+                predictor = bundle if isinstance(bundle, Predictor) else Predictor(bundle, device, **chosen)
+                run.begin(model_of(predictor), str(predictor.device), chosen, skipped)
+                pipeline = Pipeline(
+                    predictor,
+                    folder,
+                    model_of(predictor),
+                    wanted,
+                    overwrite=overwrite,
+                    beside=beside,
+                    debug=debug,
+                    on_result=run.add,
+                    on_stage=stage,
+                )
+                pipeline.run(given)
+            else:
+                if isinstance(bundle, Predictor):
+                    raise InputError("a limit of time needs the bundle, not a Predictor: a child process loads it.")
+                Supervisor(
+                    Setup(str(bundle), device, chosen, folder, wanted, overwrite, beside, debug),
+                    case_timeout_s,
+                    on_ready=lambda ready: run.begin(ready.model, ready.device, chosen, skipped),
+                    on_result=run.add,
+                    on_stage=stage,
+                ).run(given)
+        except BaseException:  # its own error matters more than one of closing
+            with contextlib.suppress(OutputError):
+                run.close()
+            raise
+        run.close()
+    return run.results
 
 
-def _predict_case(case: InputCase, predictor: Predictor, out: Path, overwrite: bool, debug: bool) -> CaseResult:
-    started = time.monotonic()
-    images = tuple(str(path) for path in case.images)
-    result = CaseResult(case.case_id, images, "failed", 0.0)
-    try:
-        path = _result_path(out, case.case_id)
-        reused, flags = _write_labels(case, predictor, path, overwrite)
-        result = replace(result, status="ok", output=str(path), reused=reused, flags=tuple(flags))
-    except (BundleError, OutputError):  # every other case would fail in the same way
-        raise
-    except Exception as error:  # one bad case must not stop the rest, whatever is bad about it
-        if debug:
-            traceback.print_exc()
-        found, remedy = _explain(error)
-        result = replace(result, error=found, remedy=remedy)
-    return replace(result, seconds=round(time.monotonic() - started, 3))
+class _Run:
+    """The results of one run, in memory, in the record and for who watches."""
 
+    def __init__(self, out: Path, overview: bool, on_result: Callable[[CaseResult], None] | None) -> None:
+        self.results: list[CaseResult] = []
+        self._out = out
+        self._overview = overview
+        self._model: Model | None = None
+        self._on_result = on_result or _ignore
+        self._record: RunRecord | None = None
 
-def _write_labels(case: InputCase, predictor: Predictor, path: Path, overwrite: bool) -> tuple[bool, list[Flag]]:
-    """Return whether the label map was there already, and the flags of a new one."""
-    made_from = f"droseg image={image_checksum(case.images)[:16]} model={predictor.fingerprint[:16]}"
-    if path.exists() and not overwrite:
-        if _made_from(path) == made_from:
-            return True, []
-        raise ImageError(
-            f"{path}: exists already, and was made from another image or by another model",
-            "give --overwrite to replace it, or another --out",
-        )
-    segmentation, flags = predictor(list(case.images))
-    segmentation.header["descrip"] = made_from.encode()  # at most 79 bytes
-    write_image(segmentation, path)
-    return False, flags
-
-
-def _result_path(out: Path, case_id: str) -> Path:
-    path = out / f"{case_id}{RESULT_SUFFIX}"
-    if path.parent != out or case_id.startswith("."):
-        raise ImageError(f"case_id {case_id!r} cannot be a file name", "rename the case")
-    return path
-
-
-def _made_from(path: Path) -> str | None:
-    """Return what a label map's header says it was made from; None if it cannot be read."""
-    try:
-        header: Any = nib.load(path).header
-        return bytes(header["descrip"].item()).decode("ascii", "replace")
-    except Exception:  # not ours, or damaged: in both cases nothing to reuse
-        return None
-
-
-def _explain(error: Exception) -> tuple[str, str]:
-    """Return what went wrong, and what to do about it."""
-    if isinstance(error, ImageError):
-        return error.found, error.remedy
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {(error.strerror or '').lower()}", "correct the path, or the permissions"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return "out of memory", "close other programs, or use --device cpu on a machine with more memory"
-    text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text}", "run again with --debug to see where, and report it"
-
-
-class _Record:
-    """`predict.json`: what became of each case, rewritten after each; cases of earlier runs stay."""
-
-    def __init__(self, path: Path, predictor: Predictor) -> None:
-        self._path = path
-        self._bundle = {
-            "bundle": str(predictor.folder),
-            "fingerprint": predictor.fingerprint,
-            "structures": predictor.structures,
+    def begin(self, model: Model, device: str, options: Mapping[str, Any], skipped: Iterable[SkippedInput]) -> None:
+        """Open the record, now that it is known what makes the results."""
+        about = {
+            "bundle": str(model.bundle),
+            "fingerprint": model.fingerprint,
+            "structures": dict(model.structures),
+            "device": device,
+            "options": {name: _plain(value) for name, value in options.items()},
         }
-        self._cases = self._earlier()
+        self._model = model
+        self._record = RunRecord(self._out, about)
+        for item in skipped:
+            self.add(CaseResult.of_skipped(item))
 
     def add(self, result: CaseResult) -> None:
-        entry: dict[str, Any] = asdict(result) | {"output": result.output and Path(result.output).name}
-        earlier = self._cases.get(result.case_id)
-        if result.reused and earlier is not None and earlier.get("status") == "ok":
-            entry |= {"flags": earlier.get("flags", []), "seconds": earlier.get("seconds", result.seconds)}
-        self._cases[result.case_id] = entry
-        document = {"droseg": __version__, **self._bundle, "cases": list(self._cases.values())}
-        write_text(json.dumps(document, indent=2) + "\n", self._path)
+        """Take in what became of a case."""
+        self.results.append(result)
+        if self._record is not None:
+            self._record.add(result)
+        self._on_result(result)
 
-    def _earlier(self) -> dict[str, dict[str, Any]]:
+    def close(self) -> None:
+        """Write what the record lacks, and the overview; also of a run that was interrupted."""
+        if self._record is None or self._model is None:
+            return
+        self._record.close()
+        if self._overview:
+            _write_overview(self._out, self.results, self._model)
+
+
+def _write_overview(out: Path, results: Sequence[CaseResult], model: Model) -> None:
+    """Write the page with the pictures of all cases of this run."""
+    cases = []
+    for result in results:
+        reason = "; ".join(text for text in (result.error, result.remedy) if text)
+        cases.append(OverviewCase(result.case_id, result.status, result.volumes_ml, result.flags, reason))
+    write_overview(out / PAGE, cases, model.bundle.name, model.structures)
+
+
+@contextlib.contextmanager
+def _only_run(folder: Path) -> Iterator[None]:
+    """Keep other runs out of the folder, and remove what killed runs, or this one, left half-written."""
+    with output_lock(folder) as locked:
+        if locked:
+            remove_leftovers(folder)
         try:
-            document = json.loads(self._path.read_text(encoding="utf-8"))
-            return {str(entry["case_id"]): entry for entry in document["cases"]}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
+            yield
+        finally:
+            if locked:
+                remove_leftovers(folder)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool | None) else [str(item) for item in value]
+
+
+def _ignore(*_: object) -> None:
+    pass

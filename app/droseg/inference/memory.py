@@ -12,6 +12,8 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from droseg.inference.reading import ImageError
+
 GIB = 1 << 30
 CGROUPS = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
@@ -57,9 +59,21 @@ def plans(first: Plan) -> Iterator[Plan]:
         yield replace(plan, device=cpu, less_overlap=True)
 
 
+class ImageTooLargeError(ImageError):
+    """An image that does not fit into the memory that is free."""
+
+
+def no_memory(shape: tuple[int, ...], why: str = "one window at a time on the CPU is too much") -> ImageTooLargeError:
+    """Return the error of an image that does not fit, shape (h, w, d) in voxels."""
+    return ImageTooLargeError(
+        f"out of memory for {' x '.join(map(str, shape))} voxels ({why})",
+        "crop the image, close other programs, or use a machine with more memory",
+    )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out, on a GPU, in PyTorch or in Python."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError | ImageTooLargeError):
         return True
     text = str(error)
     # oneDNN says so in its own words when it cannot set up a convolution's scratch memory.

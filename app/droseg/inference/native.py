@@ -120,7 +120,7 @@ class NativeGrid:
             self._interpolate(self._planes(self._made, ready))
             self._made = ready
         if self._axis is not None and self._made < len(self._places) and self._kept is not None:
-            needed = max(int(math.floor(self._places[self._made])), self._first)
+            needed = max(math.floor(self._places[self._made]), self._first)
             needed = min(needed, stop - 1)
             self._kept = self._kept[:, needed - self._first :].clone()
             self._inside = self._inside[needed - self._first :].clone()

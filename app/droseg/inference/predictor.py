@@ -22,13 +22,13 @@ from droseg.engine.precision import has_fast_bf16
 from droseg.errors import BundleError, InputError
 from droseg.inference.bundle_config import CONFIG, InferenceConfig
 from droseg.inference.finishing import Finishing
-from droseg.inference.memory import is_out_of_memory
+from droseg.inference.memory import is_out_of_memory, no_memory
 from droseg.inference.native import NativeGrid, WholeGrid, integers
 from droseg.inference.networks import checkpoint_files, fingerprint, load_networks
 from droseg.inference.preparing import Preprocessing
 from droseg.inference.quality import Evidence, Flag, QualityRules
 from droseg.inference.reading import image_from_array, image_from_nibabel, read_image
-from droseg.inference.scoring import Scorer, WholeImage, no_memory
+from droseg.inference.scoring import Scorer, WholeImage
 from droseg.inference.views import Views
 from droseg.inference.windows import SlidingWindow
 from droseg.inference.writing import label_dtype

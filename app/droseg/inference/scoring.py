@@ -18,12 +18,12 @@ from droseg.inference.memory import (
     Plan,
     free_bytes,
     is_out_of_memory,
+    no_memory,
     plans,
     release,
     window_needs,
 )
 from droseg.inference.native import EVIDENCE_BYTES
-from droseg.inference.reading import ImageError
 from droseg.inference.views import Views
 from droseg.inference.windows import Network, SlidingWindow
 
@@ -76,7 +76,7 @@ class Scorer:
         self._needs: dict[tuple[int, ...], tuple[int, int] | None] = {}
 
     def __call__(self, image: Tensor, start: Callable[[], T], reserved_bytes: int = 0) -> tuple[T, bool]:
-        """Return what took the scores of an image (C, h, w, d), and whether the windows overlapped less than they should.
+        """Return what took the scores of an image (C, h, w, d), and whether windows overlapped less than they should.
 
         Args:
             image: on the CPU.
@@ -84,7 +84,7 @@ class Scorer:
             reserved_bytes: that it needs.
 
         Raises:
-            ImageError: if memory does not suffice even for one window at a time on the CPU.
+            ImageTooLargeError: if memory does not suffice even for one window at a time on the CPU.
         """
         first = self._first_plan(image, reserved_bytes)
         for plan in plans(first):
@@ -110,7 +110,7 @@ class Scorer:
         """Return the largest batch that should fit, by what one window takes inside the network.
 
         Raises:
-            ImageError: if the probabilities themselves do not fit.
+            ImageTooLargeError: if the probabilities themselves do not fit.
         """
         shape = tuple(image.shape[1:])
         roi = self.window.roi_size(shape)
@@ -170,11 +170,3 @@ class WholeImage:
         """Yield all planes at once; see `SlidingWindow.sweep`."""
         scores: Any = self.inferer(image[None].to(device), network)
         yield slice(0, image.shape[1]), scores[0].float().to(stitch)
-
-
-def no_memory(shape: tuple[int, ...], why: str = "one window at a time on the CPU is too much") -> ImageError:
-    """Return the error of an image that does not fit, shape (h, w, d) in voxels."""
-    return ImageError(
-        f"out of memory for {' x '.join(map(str, shape))} voxels ({why})",
-        "crop the image, close other programs, or use a machine with more memory",
-    )

@@ -1,0 +1,148 @@
+"""A label map as a DICOM SEG object that refers to the series it was made from."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from droseg import __version__
+from droseg.data.dicom import DicomSeries
+from droseg.data.volumes import ImageSource
+from droseg.errors import InputError
+from droseg.inference.predictor import Segmentation
+from droseg.inference.reading import ImageError
+
+INSTALL = "pip install 'droseg[dicom-seg]'"
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+TOLERANCE = 0.01
+"""Voxels by which a slice may lie off the grid: rounding in decimal strings."""
+
+
+def require_highdicom() -> None:
+    """Say before the first case that what writes DICOM SEG objects is missing.
+
+    Raises:
+        InputError: if highdicom cannot be imported.
+    """
+    try:
+        import highdicom  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"--dicom-seg: DICOM SEG objects need highdicom, which is missing; {INSTALL}.") from error
+
+
+def dicom_sources(images: Sequence[ImageSource]) -> list[Path]:
+    """Return the DICOM files of a case's first channel; none if it is no DICOM."""
+    return list(images[0].files) if isinstance(images[0], DicomSeries) else []
+
+
+def save_dicom_seg(
+    path: Path, segmentation: Segmentation, structures: Mapping[str, int], sources: Sequence[Path]
+) -> None:
+    """Write a label map on the grid of its source series as a binary DICOM SEG object; segments in label order.
+
+    Args:
+        path: of the object.
+        segmentation: on the grid of the image.
+        structures: name -> value in the label map.
+        sources: DICOM files, among them those of the image; other series are told apart by their grid.
+
+    Raises:
+        ImageError: if no series among the sources has the grid of the label map, or lacks what a SEG must repeat.
+    """
+    import highdicom as hd
+
+    affine = RAS_TO_LPS @ segmentation.affine
+    datasets = _on_grid(sources, segmentation.labels.shape, affine)
+    # DICOM's frames are (slice, row, column); the label map is (column, row, slice).
+    segment_of = np.zeros(max(structures.values()) + 1, np.min_scalar_type(len(structures)))
+    for number, value in enumerate(structures.values(), start=1):
+        segment_of[value] = number
+    frames = np.ascontiguousarray(segment_of[segmentation.labels].transpose(2, 1, 0))
+    order = [2, 1, 0, 3]
+    try:
+        volume = hd.Volume(
+            frames,
+            affine[:, order],
+            coordinate_system="PATIENT",
+            frame_of_reference_uid=datasets[0].FrameOfReferenceUID,
+        )
+        seg = hd.seg.Segmentation(
+            source_images=datasets,
+            pixel_array=volume,
+            segmentation_type="BINARY",
+            segment_descriptions=[_segment(number, name) for number, name in enumerate(structures, start=1)],
+            series_instance_uid=hd.UID(),
+            series_number=int(datasets[0].get("SeriesNumber") or 0) + 1000,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="droseg",
+            manufacturer_model_name="droseg",
+            software_versions=__version__,
+            device_serial_number="0",
+            content_label="SEGMENTATION",
+            content_description="Automatic segmentation; research only",
+            series_description="droseg segmentation (research only)",
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ImageError(
+            f"{sources[0].parent}: no DICOM SEG can refer to this series ({' '.join(str(error).split())[:160]})",
+            "leave out --dicom-seg",
+        ) from error
+    seg.save_as(path)
+
+
+def _segment(number: int, name: str) -> Any:
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name="droseg", version=__version__, family=codes.DCM.ArtificialIntelligence
+    )
+    return hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=name[:64],
+        segmented_property_category=codes.SCT.AnatomicalStructure,
+        # A bundle's structures have names, not codes of a terminology: a private scheme, as the standard provides.
+        segmented_property_type=hd.sr.CodedConcept(
+            value=f"STRUCTURE{number}", scheme_designator="99DROSEG", meaning=name[:64]
+        ),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=algorithm,
+    )
+
+
+def _on_grid(sources: Sequence[Path], shape: Sequence[int], affine: NDArray[np.float64]) -> list[Any]:
+    """Return the headers of the series that lies on a grid (LPS affine), in the order of its slices."""
+    import pydicom
+
+    series: dict[str, list[Any]] = defaultdict(list)
+    for path in sources:
+        dataset = pydicom.dcmread(path)
+        series[str(dataset.get("SeriesInstanceUID"))].append(dataset)
+    for datasets in series.values():
+        if len(datasets) == 1 and "PerFrameFunctionalGroupsSequence" in datasets[0]:
+            return datasets  # enhanced multi-frame: highdicom matches its frames
+        slices = {_slice_index(dataset, shape, affine): dataset for dataset in datasets}
+        if len(datasets) == shape[2] and set(slices) == set(range(shape[2])):
+            return [slices[index] for index in range(shape[2])]
+    found = ", ".join(f"{len(datasets)} files" for datasets in series.values())
+    raise ImageError(
+        f"{sources[0].parent}: no series on the grid of the label map, {tuple(shape)} (found {found})",
+        "leave out --dicom-seg",
+    )
+
+
+def _slice_index(dataset: Any, shape: Sequence[int], affine: NDArray[np.float64]) -> int | None:
+    """Return which slice of the grid a single-frame image is; None if it is none."""
+    position = dataset.get("ImagePositionPatient")
+    if position is None or (dataset.get("Columns"), dataset.get("Rows")) != tuple(shape[:2]):
+        return None
+    column, row, index = np.linalg.solve(affine, [*map(float, position), 1.0])[:3]
+    nearest = round(float(index))
+    on_grid = max(abs(column), abs(row), abs(index - nearest)) < TOLERANCE
+    return nearest if on_grid else None
