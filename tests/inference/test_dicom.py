@@ -268,7 +268,8 @@ def test_files_of_a_series_given_by_path_stand_for_the_whole_series(tmp_path: Pa
 def test_a_dicomdir_stands_for_the_folder_that_it_lies_in(tmp_path: Path, write_series: WriteSeries) -> None:
     from pydicom.fileset import FileSet
 
-    write_series(tmp_path / "scan")
+    told = {"StudyDate": "20200101", "StudyTime": "120000", "StudyID": "1", "SeriesNumber": 3}
+    write_series(tmp_path / "scan", **told)
     fileset = FileSet()
     for path in (tmp_path / "scan").iterdir():
         fileset.add(path)

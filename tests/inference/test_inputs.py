@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from droseg.errors import InputError
-from droseg.inference import find_inputs, image_items
+from droseg.inference import DicomSeries, ImageSource, find_inputs, image_items
 
 Save = Callable[..., Path]
 
@@ -24,19 +24,19 @@ def dicom(path: Path) -> None:
     path.write_bytes(b"\0" * 128 + b"DICM")
 
 
-def names(inputs: list[Path], out: Path) -> dict[str, Path]:
+def names(inputs: list[Path], out: Path) -> dict[str, ImageSource]:
     return {case.case_id: case.images[0] for case in find_inputs(inputs, out).cases}
 
 
-def test_a_folder_gives_its_own_nifti_files_and_dicom_series(tmp_path: Path) -> None:
+def test_a_folder_gives_the_nifti_files_and_dicom_series_in_it_and_below(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     touch(folder / "b.nii", folder / "a.nii.gz", folder / "._a.nii.gz", folder / "notes.txt", folder / "deep" / "c.nii")
     dicom(folder / "series" / "IM0001")
-    assert names([folder], tmp_path / "out") == {
-        "a": folder / "a.nii.gz",
-        "b": folder / "b.nii",
-        "series": folder / "series",
-    }
+    found = names([folder], tmp_path / "out")
+    series = found.pop("series")
+    assert found == {"a": folder / "a.nii.gz", "b": folder / "b.nii", "c": folder / "deep" / "c.nii"}
+    assert isinstance(series, DicomSeries)
+    assert series.folder == folder / "series"
 
 
 def test_results_in_the_input_folder_are_not_segmented_again(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_process_that_really_runs_out_of_memory_goes_on_with_fewer_windows(
     inferer = {"_target_": "SlidingWindowInferer", "roi_size": [56, 56, 56], "overlap": 0.8, "mode": "gaussian"}
     bundle = make_bundle(image=image, inferer=inferer | {"sw_batch_size": 256})
     np.save(tmp_path / "image.npy", image)
-    arguments = [str(bundle), str(tmp_path / "image.npy"), str(tmp_path / "labels.npy"), "56"]
+    arguments = [str(bundle), str(tmp_path / "image.npy"), str(tmp_path / "labels.npy"), "112"]
     done = subprocess.run([sys.executable, "-c", LIMITED, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "out of memory; trying again with" in done.stderr

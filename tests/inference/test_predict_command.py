@@ -100,7 +100,7 @@ def test_the_container_without_weights_says_how_to_mount_a_run(
     path = save(tmp_path / "scan.nii.gz", plant()[0])
     out = tmp_path / "output"
     monkeypatch.setattr(predict, "CONTAINER_OUTPUT", str(out))  # /output itself can be made by root only
-    with pytest.raises(WeightsError, match=r":/bundle:ro -e DROSEG_BUNDLE=/bundle before IMAGE"):
+    with pytest.raises(WeightsError, match=r'-v "\$PWD/run":/bundle:ro before IMAGE'):
         predict.run(parse_arguments(["predict", str(path), "--bundle", str(run), "--out", str(out)]))
 
 

@@ -136,7 +136,7 @@ def test_blur_another_contrast_and_padding_are_told_apart(tmp_path: Path) -> Non
     dark[:] = array**8
     padded = array.clone()
     padded[:, :4] = 0
-    for changed, words in ((blurred, "blurrier"), (dark, "contrast"), (padded, "more of it is empty")):
+    for changed, words in ((blurred, "less detail"), (dark, "contrast"), (padded, "more of it is empty")):
         found = flags(rules(tmp_path), image=MetaTensor(changed, affine=torch.eye(4)))
         assert {flag.name for flag in found} == {"intensity"}
         assert any(words in flag.message for flag in found), found

@@ -134,7 +134,7 @@ def training_statistics(cases: Sequence[Case], structures: Mapping[str, int]) ->
         spacing.append(edges.tolist())
         extent.append((edges * label.array.shape[1:]).tolist())
         found.append(measure_structures(np.rint(label.array[0]), label.affine, structures))
-    columns = np.moveaxis(np.array(percentiles), -1, 0) if percentiles else ([], [], [])
+    columns = np.moveaxis(np.array(percentiles), -1, 0) if percentiles else np.zeros((3, 0))
     return {
         "cases": len(cases),
         "volume_ml": {name: _volumes([case[name].volume_ml for case in found]) for name in structures},

@@ -54,7 +54,7 @@ def case_pictures(
         amounts = segmented.sum(axis=others)
         index = int(amounts.argmax()) if amounts.any() else labels.shape[axis] // 2
         spacing = np.delete(voxel_sizes(affine), axis)
-        frame = _frame(segmented.any(axis=axis), spacing)
+        frame = _frame(np.asarray(segmented.any(axis=axis)), spacing)
         gray = upright(window(np.take(channel, index, axis)[frame].astype(np.float32), sample), spacing, order=1)
         drawn = upright(np.take(labels, index, axis)[frame], spacing, order=0)
         values = {name: (value,) for name, value in structures.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -51,41 +51,41 @@ def _noise(image: Tensor, rng: np.random.Generator) -> Tensor:
     """Return magnitude noise of 10 % to 100 % of the image's standard deviation."""
     std = float(rng.uniform(0.1, 1.0))
     transform = RandRicianNoise(prob=1.0, std=std, channel_wise=True, relative=True, sample_std=False)
-    return transform.set_random_state(_seed(rng))(image)
+    return _apply(transform.set_random_state(_seed(rng)), image)
 
 
 def _bias_field(image: Tensor, rng: np.random.Generator) -> Tensor:
     """Return the image brighter here and darker there; the coefficients are those of exp(polynomial)."""
     strength = float(rng.uniform(0.1, 0.4))
-    return RandBiasField(prob=1.0, degree=3, coeff_range=(-strength, strength)).set_random_state(_seed(rng))(image)
+    transform = RandBiasField(prob=1.0, degree=3, coeff_range=(-strength, strength))
+    return _apply(transform.set_random_state(_seed(rng)), image)
 
 
 def _ringing(image: Tensor, rng: np.random.Generator) -> Tensor:
     """Return the image without its high frequencies, in-plane and through-plane."""
-    return GibbsNoise(alpha=float(rng.uniform(0.5, 0.9)))(image)
+    return _apply(GibbsNoise(alpha=float(rng.uniform(0.5, 0.9))), image)
 
 
 def _spikes(image: Tensor, rng: np.random.Generator) -> Tensor:
     """Return the image with stripes of 0.3 to 2 standard deviations, as a spike in k-space makes them."""
     size = np.array(image.shape[1:])
     frequency = rng.integers(1, np.maximum(2, size // 4)) * rng.choice((-1, 1), 3)
-    place = tuple(
-        int(i) for i in np.clip(size // 2 + frequency, 0, size - 1)
-    )  # the center of k-space is its frequency 0
+    place = tuple(int(i) for i in np.clip(size // 2 + frequency, 0, size - 1))  # frequency 0 is in the center
     strength = float(rng.uniform(0.3, 2.0)) * float(image.std()) * float(size.prod())
-    return KSpaceSpikeNoise(loc=place, k_intensity=float(np.log(strength)))(image)
+    return _apply(KSpaceSpikeNoise(loc=place, k_intensity=float(np.log(strength))), image)
 
 
 def _low_resolution(image: Tensor, rng: np.random.Generator) -> Tensor:
     """Return the image as if its voxels were 2 to 5 times as long on each axis."""
     zoom = float(1.0 / rng.uniform(2.0, 5.0))
-    return RandSimulateLowResolution(prob=1.0, zoom_range=(zoom, zoom)).set_random_state(_seed(rng))(image)
+    transform = RandSimulateLowResolution(prob=1.0, zoom_range=(zoom, zoom))
+    return _apply(transform.set_random_state(_seed(rng)), image)
 
 
 def _contrast(image: Tensor, rng: np.random.Generator) -> Tensor:
     """Return the image with another, sometimes an inverted contrast, as another sequence gives it."""
     gamma = float(np.exp(rng.uniform(np.log(1.5), np.log(4.0))) ** rng.choice((-1, 1)))
-    return AdjustContrast(gamma=gamma, invert_image=bool(rng.random() < 0.5))(image)
+    return _apply(AdjustContrast(gamma=gamma, invert_image=bool(rng.random() < 0.5)), image)
 
 
 def _cut(image: MetaTensor, rng: np.random.Generator) -> Degraded:
@@ -100,6 +100,10 @@ def _cut(image: MetaTensor, rng: np.random.Generator) -> Degraded:
     affine[:3, 3] += affine[:3, :3] @ start
     array = image.as_tensor()[:, box[0], box[1], box[2]].clone()
     return Degraded(MetaTensor(array, affine=affine), (box[0], box[1], box[2]))
+
+
+def _apply(transform: Any, image: Tensor) -> Tensor:
+    return torch.as_tensor(transform(image))
 
 
 def _seed(rng: np.random.Generator) -> int:

@@ -105,7 +105,7 @@ def _score_case(
         raise DrosegError("it has no label; give a section of labelled cases.")
     image = predictor.read(list(case.images))
     reference = _reference(case.label, image, {predictor.structures[name]: values[name] for name in values})
-    names = {predictor.structures[name]: name for name in values}
+    names: dict[int | tuple[int, ...], str] = {predictor.structures[name]: name for name in values}
     rng = np.random.default_rng(zlib.crc32(case.case_id.encode()))
     scored = []
     for kind in (NATURAL, *kinds):

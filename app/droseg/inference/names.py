@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,9 +77,9 @@ def case_names(entries: Sequence[Nameable]) -> list[str]:
         for entry, name in zip(entries, names, strict=True)
     ]
     for depth in range(1, max((len(entry.folder.parts) for entry in entries), default=0)):
-        alike = repeated(names)
+        apart = _told_apart(names, entries, depth)
         for index, entry in enumerate(entries):
-            if names[index] not in alike or depth >= len(entry.folder.parts):
+            if names[index] not in apart or depth >= len(entry.folder.parts):
                 continue
             part = entry.folder.parts[-depth]
             if entry.private is None:
@@ -91,6 +91,14 @@ def case_names(entries: Sequence[Nameable]) -> list[str]:
         f"{name}_{entry.last}" if name in alike and entry.last else name
         for name, entry in zip(names, entries, strict=True)
     ]
+
+
+def _told_apart(names: Sequence[str], entries: Sequence[Nameable], depth: int) -> set[str]:
+    """Return the names of several cases that do not all lie in the same folder, `depth` levels up."""
+    places: dict[str, set[Path]] = defaultdict(set)
+    for name, entry in zip(names, entries, strict=True):
+        places[name].add(Path(*entry.folder.parts[: max(len(entry.folder.parts) - depth + 1, 0)]))
+    return {name for name in repeated(names) if len(places[name]) > 1}
 
 
 def repeated(values: Iterable[T]) -> set[T]:

@@ -200,11 +200,11 @@ class Pipeline:
         if job.files is None or job.segmentation is None:
             return
         self._refuse_same_file(job.files.labels)
-        job.result = job.files.write(job.segmentation)
-        if job.image is not None:
+        if job.image is not None:  # first: a label map that is there says that all of the case is
             found = job.segmentation
             pictures = case_pictures(job.image.numpy(), found.labels, found.affine, self._model.structures)
             save_pictures(self._out, job.case.case_id, pictures)
+        job.result = job.files.write(job.segmentation)
 
     def _refuse_same_file(self, path: Path) -> None:
         """Refuse a name that a disk which ignores case takes for that of another case of this run."""

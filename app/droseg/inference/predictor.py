@@ -228,7 +228,7 @@ class Predictor:
         image, inputs = prepared.image, prepared.item[IMAGE]
         shape, dtype = tuple(image.shape[1:]), label_dtype(self.structures)
         affine = np.asarray(inputs.affine, dtype=np.float64)
-        to_source = np.linalg.solve(affine, np.asarray(image.affine, dtype=np.float64))
+        to_source = np.linalg.solve(affine, np.asarray(image.affine, dtype=np.float64)).astype(np.float64)
         source_shape = tuple(inputs.shape[1:])
 
         def start() -> NativeGrid:

@@ -153,16 +153,12 @@ class Supervisor:
             waits = [clock.left(self._limit) for clock in clocks.values() if clock.stage is not None]
             message = child.receive(min(waits, default=None))
             if message is None:
-                late = [name for name, clock in clocks.items() if clock.stage and clock.left(self._limit) <= 0]
-                for name in late:
-                    self._fail(left.pop(name), *self._timeout(clocks[name]), clocks[name])
-                if late:
+                if any(clock.stage and clock.left(self._limit) <= 0 for clock in clocks.values()):
                     self._stop()
-                    return list(left.values())
+                    return self._after_end(None, left, clocks)
             elif isinstance(message, _Ended):
                 self._stop()
-                at_work = [left[name] for name, clock in clocks.items() if clock.stage is not None]
-                return self._after_crash(message, left, at_work, clocks)
+                return self._after_end(message, left, clocks)
             elif isinstance(message, Stage):
                 clocks.setdefault(message.case_id, _Clock()).turn(message.stage)
                 self._on_stage(message.case_id, message.stage)
@@ -175,23 +171,25 @@ class Supervisor:
             elif isinstance(message, Fatal):
                 raise ERRORS.get(message.error, DrosegError)(message.text)
 
-    def _after_crash(
-        self, ended: _Ended, left: dict[str, InputCase], at_work: list[InputCase], clocks: Mapping[str, _Clock]
+    def _after_end(
+        self, ended: _Ended | None, left: dict[str, InputCase], clocks: Mapping[str, _Clock]
     ) -> list[InputCase]:
-        if not at_work:
+        """Return the cases that are left after the child crashed, or was ended because of the time (None).
+
+        Of several cases at work any may be to blame: a reader that hangs in C code also keeps the network of the case
+        before it waiting. Who it was shows when each of them is alone.
+        """
+        at_work = [left[name] for name, clock in clocks.items() if clock.stage is not None]
+        if ended is not None and not at_work:
             raise DrosegError(f"the process that segments has ended ({ended.how}); the same command goes on from here.")
-        rest = {name: case for name, case in left.items() if case not in at_work}
+        rest = [case for case in left.values() if case not in at_work]
         if len(at_work) == 1:
-            name = at_work[0].case_id
-            self._fail(
-                at_work[0],
-                f"the process that worked on it has ended while {clocks[name].stage} ({ended.how})",
-                "check the file with another program; if memory was short, use a machine with more",
-                clocks[name],
-            )
-        for case in at_work if len(at_work) > 1 else []:  # who it was shows when each of them is alone
-            self._run_batch([case], beside=False)
-        return list(rest.values())
+            clock = clocks[at_work[0].case_id]
+            self._fail(at_work[0], *(self._timeout(clock) if ended is None else _crash(ended, clock)), clock)
+        else:
+            for case in at_work:
+                self._run_batch([case], beside=False)
+        return rest
 
     def _timeout(self, clock: _Clock) -> tuple[str, str]:
         return (
@@ -278,6 +276,13 @@ class _Child:
             return f"exit code {code}"
         name = signal.Signals(-code).name
         return f"{name}: out of memory, or ended from outside" if -code == signal.SIGKILL else name
+
+
+def _crash(ended: _Ended, clock: _Clock) -> tuple[str, str]:
+    return (
+        f"the process that worked on it has ended while {clock.stage} ({ended.how})",
+        "check the file with another program; if memory was short, use a machine with more",
+    )
 
 
 def model_of(predictor: Predictor) -> Model:
