@@ -25,7 +25,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY bundles bundles
 # hadolint ignore=DL3013
-RUN pip install --no-cache-dir ".[dicom]" \
+RUN pip install --no-cache-dir ".[dicom-seg]" \
  && pip uninstall --yes pip
 # A bundle with weights is baked in only as it was released.
 ARG BUNDLE=bundles/hippocampus_mri

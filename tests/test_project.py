@@ -72,7 +72,7 @@ def readme_commands() -> list[list[str]]:
 
 
 def test_environment_yml_has_the_dependencies_and_ranges_of_pyproject():
-    optional = {name: requirements("dicom")[name] for name in ("itk-core", "pydicom")}
+    optional = {name: requirements("dicom-seg")[name] for name in ("highdicom", "itk-core", "pydicom")}
     expected = {name: str(requirement.specifier) for name, requirement in (requirements() | optional).items()}
     assert {name: str(requirement.specifier) for name, requirement in environment().items()} == expected
 
@@ -113,7 +113,8 @@ def test_the_wheel_contains_the_bundles_and_the_console_script(wheel: Path):
     for config in ROOT.glob("bundles/*/configs/*"):
         assert f"droseg/_bundles/{config.relative_to(ROOT / 'bundles').as_posix()}" in names
     assert not [name for name in names if name.startswith(("tests", "bundles", "app"))]
-    assert not [name for name in names if name.endswith((".pt", ".nii.gz", ".pyc"))]
+    assert [name for name in names if name.endswith(".pt")] == ["droseg/_bundles/hippocampus_mri/models/model.pt"]
+    assert not [name for name in names if name.endswith((".nii.gz", ".pyc"))]
 
 
 def test_an_installed_wheel_finds_its_bundles_without_the_checkout(wheel: Path, tmp_path: Path):
