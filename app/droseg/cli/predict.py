@@ -25,6 +25,7 @@ CONTAINER_LINE = (
 OWN_RUN = '-v "$PWD/run":/bundle:ro'
 CONTAINER_INPUT = "/input"
 CONTAINER_OUTPUT = "/output"
+SHOWN_FLAGS = 3
 BUNDLE_VARIABLE = "DROSEG_BUNDLE"
 
 DESCRIPTION = """\
@@ -297,8 +298,14 @@ def _line(result: CaseResult) -> str:
         return f"{result.case_id}: {kind}: {result.error}; {result.remedy}."
     if result.reused:
         return f"{result.case_id}: done before"
-    flags = "".join(f"; {flag}" for flag in result.flags)
-    return f"{result.case_id}: done in {result.seconds:.1f} s{flags}"
+    return f"{result.case_id}: done in {result.seconds:.1f} s{_flags(result)}"
+
+
+def _flags(result: CaseResult) -> str:
+    """Return what to look at, a line each; the most serious ones of many."""
+    lines = [f"\n  look: {flag}" for flag in result.flags[:SHOWN_FLAGS]]
+    more = len(result.flags) - len(lines)
+    return "".join([*lines, f"\n  and {more} more flag{'s' * (more != 1)} in predict.json" if more else ""])
 
 
 def _summary(results: Sequence[CaseResult], seconds: float, out: str) -> str:

@@ -19,6 +19,18 @@ from droseg.inference.reading import ImageError
 
 INSTALL = "pip install 'droseg[dicom-seg]'"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+MAY_BE_EMPTY = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+"""What a SEG repeats of its source: of type 2 in DICOM PS3.3, so it may be empty; de-identified files often lack it."""
 TOLERANCE = 0.01
 """Voxels by which a slice may lie off the grid: rounding in decimal strings."""
 
@@ -123,6 +135,9 @@ def _on_grid(sources: Sequence[Path], shape: Sequence[int], affine: NDArray[np.f
     series: dict[str, list[Any]] = defaultdict(list)
     for path in sources:
         dataset = pydicom.dcmread(path)
+        for name in MAY_BE_EMPTY:
+            if name not in dataset:
+                setattr(dataset, name, "")
         series[str(dataset.get("SeriesInstanceUID"))].append(dataset)
     for datasets in series.values():
         if len(datasets) == 1 and "PerFrameFunctionalGroupsSequence" in datasets[0]:
