@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,14 @@ def real_data() -> Path:
     if not (folder / "hippocampus").is_dir():
         pytest.skip("skipped: real data not found")
     return folder
+
+
+@pytest.fixture(scope="session")
+def copy_bundle() -> Callable[[str, Path], Path]:
+    """Return a function that copies a shipped bundle without weights and without what was measured with them."""
+
+    def copy(name: str, target: Path) -> Path:
+        measured = shutil.ignore_patterns("*.pt", "SHA256SUMS", "quality.json", "training_statistics.json")
+        return Path(shutil.copytree(PROJECT_ROOT / "bundles" / name, target, ignore=measured))
+
+    return copy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,10 @@ def bundle(request: pytest.FixtureRequest, project_root: Path) -> Path:
 
 
 @pytest.fixture
-def small_bundle(bundle: Path, tmp_path: Path) -> Path:
+def small_bundle(bundle: Path, tmp_path: Path, copy_bundle: Callable[[str, Path], Path]) -> Path:
     """Return a copy of a bundle with a small network and random weights; everything else as shipped."""
     copy = tmp_path / bundle.name
-    shutil.copytree(bundle, copy)
+    copy_bundle(bundle.name, copy)
     path = copy / "configs" / "inference.yaml"
     config = yaml.safe_load(path.read_text())
     config["network_def"] |= {"channels": [4, 8], "strides": [2], "num_res_units": 0}

@@ -96,13 +96,20 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    ("beside", "limit_s"),
+    [pytest.param(False, 10, id="one after the other"), pytest.param(True, 30, id="beside", marks=pytest.mark.slow)],
+)
 def test_a_hanging_and_a_crashing_case_cost_only_themselves(
-    trap_bundle: Path, scan: Callable[[str, int], Path], tmp_path: Path, plant: Plant
+    trap_bundle: Path, scan: Callable[[str, int], Path], tmp_path: Path, plant: Plant, beside: bool, limit_s: float
 ) -> None:
     kinds = {"a": GOOD, "b": HANGS, "c": GOOD, "d": CRASHES, "e": GOOD}
     cases = [InputCase(name, (scan(name, kind),)) for name, kind in kinds.items()]
     out = tmp_path / "out"
-    results = {result.case_id: result for result in predict_cases(cases, trap_bundle, out, case_timeout_s=8)}
+    results = {
+        result.case_id: result
+        for result in predict_cases(cases, trap_bundle, out, case_timeout_s=limit_s, beside=beside)
+    }
     assert {name: result.status for name, result in results.items()} == {
         "a": "ok",
         "b": "failed",
@@ -110,8 +117,8 @@ def test_a_hanging_and_a_crashing_case_cost_only_themselves(
         "d": "failed",
         "e": "ok",
     }
-    assert results["b"].error == "still reading after 8 s, so it was ended"
-    assert results["b"].seconds == pytest.approx(8, abs=2)
+    assert results["b"].error == f"still reading after {limit_s} s, so it was ended"
+    assert results["b"].seconds == pytest.approx(limit_s, abs=5)
     assert "SIGSEGV" in str(results["d"].error)
     assert statuses(out) == {name: result.status for name, result in results.items()}
     alone = tmp_path / "alone"
