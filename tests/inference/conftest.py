@@ -58,7 +58,8 @@ def make_bundle(tmp_path: Path, project_root: Path) -> Callable[..., Path]:
 
     def make(name: str = "run", image: np.ndarray | None = None, **config: object) -> Path:
         bundle = tmp_path / name
-        shutil.copytree(project_root / "bundles" / "hippocampus_mri", bundle)
+        of_other_weights = shutil.ignore_patterns("model.pt", "SHA256SUMS", "quality.json", "training_statistics.json")
+        shutil.copytree(project_root / "bundles" / "hippocampus_mri", bundle, ignore=of_other_weights)
         path = bundle / "configs" / "inference.yaml"
         document = yaml.safe_load(path.read_text())
         channels = len(document["channels"] if "channels" not in config else config["channels"])  # type: ignore[arg-type]
