@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,20 @@ def _restore_global_random_state() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def project_root() -> Path:
     return PROJECT_ROOT
+
+
+@pytest.fixture(scope="session")
+def copy_bundle() -> Callable[[Path], Path]:
+    """Return a function that copies the hippocampus bundle without its weights, and without what is true of them only.
+
+    Their checksum would refuse the weights of a test, their ranges and thresholds would judge its images.
+    """
+    of_the_weights = shutil.ignore_patterns("model.pt", "SHA256SUMS", "quality.json", "training_statistics.json")
+
+    def copy(target: Path) -> Path:
+        return Path(shutil.copytree(PROJECT_ROOT / "bundles" / "hippocampus_mri", target, ignore=of_the_weights))
+
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -113,9 +113,9 @@ def test_a_csv_of_features_and_the_volumes_of_the_table_are_enough(tmp_path: Pat
     ]
 
 
-def test_a_bundle_adds_features_of_its_network(phantoms: Path, tmp_path: Path, project_root: Path):
+def test_a_bundle_adds_features_of_its_network(phantoms: Path, tmp_path: Path, copy_bundle: Callable[[Path], Path]):
     network = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [4, 8], "strides": [2]}
-    shutil.copytree(project_root / "bundles" / "hippocampus_mri", tmp_path / "run")
+    copy_bundle(tmp_path / "run")
     path = tmp_path / "run" / "configs" / "inference.yaml"
     config = yaml.safe_load(path.read_text()) | {"network_def": {"_target_": "UNet", **network}}
     config |= {"spacing_mm": [8.0, 8.0, 8.0], "roi_size": [16, 16, 16]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,13 +57,12 @@ def network_weights(sharpness: float = 30.0) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def make_run(tmp_path: Path, project_root: Path) -> Callable[..., Path]:
+def make_run(tmp_path: Path, copy_bundle: Callable[[Path], Path]) -> Callable[..., Path]:
     """Return a function that makes a run folder out of the hippocampus bundle, with the network above."""
 
     def make(cohort: Path | None = None, name: str = "run", **config: object) -> Path:
         cohort = make_cohort(tmp_path / "cohort") if cohort is None else cohort
-        run = tmp_path / name
-        shutil.copytree(project_root / "bundles" / "hippocampus_mri", run)
+        run = copy_bundle(tmp_path / name)
         path = run / "configs" / "train.yaml"
         document = yaml.safe_load(path.read_text())
         document["network_def"] = {

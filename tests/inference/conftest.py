@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -53,13 +52,11 @@ def save() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def make_bundle(tmp_path: Path, project_root: Path) -> Callable[..., Path]:
+def make_bundle(tmp_path: Path, copy_bundle: Callable[[Path], Path]) -> Callable[..., Path]:
     """Return a function that makes a run folder out of the hippocampus bundle, with the network above."""
 
     def make(name: str = "run", image: np.ndarray | None = None, **config: object) -> Path:
-        bundle = tmp_path / name
-        of_other_weights = shutil.ignore_patterns("model.pt", "SHA256SUMS", "quality.json", "training_statistics.json")
-        shutil.copytree(project_root / "bundles" / "hippocampus_mri", bundle, ignore=of_other_weights)
+        bundle = copy_bundle(tmp_path / name)
         path = bundle / "configs" / "inference.yaml"
         document = yaml.safe_load(path.read_text())
         channels = len(document["channels"] if "channels" not in config else config["channels"])  # type: ignore[arg-type]

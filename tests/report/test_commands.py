@@ -1,7 +1,5 @@
 """`droseg evaluate` and `droseg report` from files to files, with their exit codes."""
 
-import shutil
-
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -64,10 +62,9 @@ def test_a_folder_or_section_that_is_not_there_is_named(cohort, tmp_path, capsys
 
 
 @pytest.fixture
-def threshold_bundle(tmp_path, project_root):
+def threshold_bundle(tmp_path, copy_bundle):
     """A run folder whose network finds the anterior structure alone: an intensity of 100 among 0 and 500."""
-    bundle = tmp_path / "run"
-    shutil.copytree(project_root / "bundles" / "hippocampus_mri", bundle)
+    bundle = copy_bundle(tmp_path / "run")
     path = bundle / "configs" / "inference.yaml"
     document = yaml.safe_load(path.read_text())
     image = np.asarray(nib.load(tmp_path / "images/c0.nii.gz").dataobj)
