@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import logging
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -34,6 +35,8 @@ from mutate import mutate
 
 OUTCOMES: Final = ("read", "refused", "exception", "crash", "hang", "memory")
 FINE: Final = ("read", "refused")
+IMPORTS: Final = ("pydicom", "droseg.inference")
+"""What reading needs: they take seconds and memory, which are not those of a mutant."""
 
 Reader = Callable[[Path], str]
 
@@ -73,12 +76,12 @@ def read_mutant(folder: Path) -> str:
     return "read"
 
 
-def work(connection: Connection, seeds: Path, seed: int, memory_bytes: int, read: Reader) -> None:
+def work(
+    connection: Connection, seeds: Path, seed: int, memory_bytes: int, read: Reader, imports: Sequence[str]
+) -> None:
     """Read mutants until the connection closes; the limit of memory is on top of what the imports take."""
-    import pydicom  # noqa: F401
-
-    import droseg.inference  # noqa: F401
-
+    for name in imports:
+        importlib.import_module(name)
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -108,8 +111,8 @@ def work(connection: Connection, seeds: Path, seed: int, memory_bytes: int, read
 class Worker:
     """A process that reads mutants, started again when one of them ends it."""
 
-    def __init__(self, seeds: Path, seed: int, memory_bytes: int, read: Reader) -> None:
-        self._arguments = (seeds, seed, memory_bytes, read)
+    def __init__(self, seeds: Path, seed: int, memory_bytes: int, read: Reader, imports: Sequence[str]) -> None:
+        self._arguments = (seeds, seed, memory_bytes, read, imports)
         self.busy: tuple[int, str] | None = None
         self.since = 0.0
         self._start()
@@ -167,10 +170,11 @@ def fuzz(
     memory_bytes: int = 1 << 29,
     timeout_s: float = 30.0,
     read: Reader = read_mutant,
+    imports: Sequence[str] = IMPORTS,
 ) -> list[Finding]:
     """Return what became of each mutant."""
     waiting = list(enumerate(plan(mutants)))[::-1]
-    pool = [Worker(seeds, seed, memory_bytes, read) for _ in range(workers)]
+    pool = [Worker(seeds, seed, memory_bytes, read, imports) for _ in range(workers)]
     findings: list[Finding] = []
     with tqdm(total=mutants, desc="fuzz", unit="file", file=sys.stderr, disable=None) as bar:
         while len(findings) < mutants:
@@ -202,8 +206,21 @@ def table(findings: list[Finding]) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
+def report(findings: list[Finding], seeds: Path, seed: int, keep: Path) -> int:
+    """Print what failed and the table, keep the mutants that failed, and return the exit code: 0 if none did."""
+    bad = sorted((f for f in findings if f.outcome not in FINE), key=lambda f: f.index)
+    for finding in bad:
+        folder = keep / f"{finding.kind}_{seed}_{finding.index}"
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+        mutate(seeds / finding.kind, folder, (seed, finding.index))
+        print(f"{finding.outcome}: {folder}: {finding.detail}")
+    print(table(findings))
+    return 1 if bad else 0
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Fuzz, print the table, keep what failed; return 0 if nothing did."""
+    """Fuzz, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutants", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -223,15 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
             memory_bytes=args.memory_mib << 20,
             timeout_s=args.timeout_s,
         )
-        bad = sorted((f for f in findings if f.outcome not in FINE), key=lambda f: f.index)
-        for finding in bad:
-            folder = args.keep / f"{finding.kind}_{args.seed}_{finding.index}"
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(folder)
-            mutate(seeds / finding.kind, folder, (args.seed, finding.index))
-            print(f"{finding.outcome}: {folder}: {finding.detail}")
-    print(table(findings))
-    return 1 if bad else 0
+        return report(findings, seeds, args.seed, args.keep)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def _register_computing(group: argparse._ArgumentGroup) -> None:
         choices=("fp32", "bf16", "fp16", "auto"),
         help="auto: the fastest that the hardware has; below fp32 a few border voxels may differ (default: fp32)",
     )
-    group.add_argument("--mirror", action="store_true", help="average over mirrored views: better, 8 times slower")
+    group.add_argument("--mirror", action="store_true", help="average over mirrored views: better, 2 to 8 times slower")
     group.add_argument(
         "--checkpoint", action="append", metavar="PATH", help="other weights; several are averaged (repeat the option)"
     )
@@ -162,7 +162,9 @@ def _run(args: argparse.Namespace, results: list[CaseResult]) -> int:
         )
     found = _find(args)
     if args.list:
-        print(_table(found))
+        from droseg.inference import inputs_table
+
+        print(inputs_table(found))
         return 0
     if not found.cases:
         reasons = "; ".join(f"{item.path} ({item.reason})" for item in found.skipped[:6])
@@ -214,17 +216,6 @@ def _num_channels(bundle: str) -> int:
         return len(parser.get_parsed_content("channels"))
     except Exception:  # errors of many kinds, whatever the config's own code raises
         return 1
-
-
-def _table(found: FoundInputs) -> str:
-    """Return what was found as text."""
-    from droseg import inference
-
-    table = getattr(inference, "inputs_table", None)
-    if table is not None:
-        return str(table(found))
-    lines = [f"{case.case_id}\t{', '.join(map(str, case.images))}" for case in found.cases]
-    return "\n".join([*lines, *(f"{item.name}\t{item.path}\tskipped: {item.reason}" for item in found.skipped)])
 
 
 def _predict(args: argparse.Namespace, found: FoundInputs, results: list[CaseResult]) -> int:

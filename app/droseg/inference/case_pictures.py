@@ -120,17 +120,19 @@ def _position(shape: Sequence[int], affine: NDArray[np.float64], axis: int, inde
 
 
 def _png(rgb: NDArray[np.uint8], letters: str, where: str) -> bytes:
-    """Return the picture with its letters (top, left, bottom, right) and its position."""
+    """Return the picture on a black square with its letters (top, left, bottom, right) and its position."""
     from PIL import Image, ImageDraw, ImageFont  # Pillow comes with matplotlib
 
-    picture = Image.fromarray(np.ascontiguousarray(rgb))
+    height, width = rgb.shape[:2]
+    side = max(height, width)  # in a narrow picture the letters would lie on each other
+    picture = Image.new("RGB", (side, side))
+    picture.paste(Image.fromarray(np.ascontiguousarray(rgb)), ((side - width) // 2, (side - height) // 2))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(23)
-    width, height = picture.size
-    places = (((width / 2, 3), "mt"), ((4, height / 2), "lm"), ((width / 2, height - 4), "mb"))
-    for letter, (place, anchor) in zip(letters, (*places, ((width - 4, height / 2), "rm")), strict=True):
+    places = (((side / 2, 3), "mt"), ((4, side / 2), "lm"), ((side / 2, side - 4), "mb"), ((side - 4, side / 2), "rm"))
+    for letter, (place, anchor) in zip(letters, places, strict=True):
         draw.text(place, letter, "white", font, anchor, stroke_width=2, stroke_fill="black")
     small = ImageFont.load_default(19)
-    draw.text((4, height - 4), where, "white", small, "lb", stroke_width=2, stroke_fill="black")
+    draw.text((4, side - 4), where, "white", small, "lb", stroke_width=2, stroke_fill="black")
     buffer = io.BytesIO()
     picture.quantize(_GRAYS, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
     return buffer.getvalue()

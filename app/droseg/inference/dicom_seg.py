@@ -31,6 +31,15 @@ MAY_BE_EMPTY = (
     "ReferringPhysicianName",
 )
 """What a SEG repeats of its source: of type 2 in DICOM PS3.3, so it may be empty; de-identified files often lack it."""
+NEEDED = (
+    *MAY_BE_EMPTY,
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality"),
+    *("FrameOfReferenceUID", "PositionReferenceIndicator", "ImagePositionPatient", "ImageOrientationPatient"),
+    *("Rows", "Columns", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "NumberOfFrames"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionOrganizationType"),
+    *("LossyImageCompression", "LossyImageCompressionMethod", "LossyImageCompressionRatio"),
+)
+"""All that is read of the source: highdicom repeats what else it finds on patient, study and hospital."""
 TOLERANCE = 0.01
 """Voxels by which a slice may lie off the grid: rounding in decimal strings."""
 
@@ -101,9 +110,10 @@ def save_dicom_seg(
             series_description="droseg segmentation (research only)",
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
+        missing = error.name if isinstance(error, AttributeError) else None
+        why = f"it has no {missing}" if missing else " ".join(str(error).split())[:160]
         raise ImageError(
-            f"{sources[0].parent}: no DICOM SEG can refer to this series ({' '.join(str(error).split())[:160]})",
-            "leave out --dicom-seg",
+            f"{sources[0].parent}: no DICOM SEG can refer to this series ({why})", "leave out --dicom-seg"
         ) from error
     seg.save_as(path)
 
@@ -134,7 +144,7 @@ def _on_grid(sources: Sequence[Path], shape: Sequence[int], affine: NDArray[np.f
 
     series: dict[str, list[Any]] = defaultdict(list)
     for path in sources:
-        dataset = pydicom.dcmread(path)
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(NEEDED))
         for name in MAY_BE_EMPTY:
             if name not in dataset:
                 setattr(dataset, name, "")
@@ -144,12 +154,21 @@ def _on_grid(sources: Sequence[Path], shape: Sequence[int], affine: NDArray[np.f
             return datasets  # enhanced multi-frame: highdicom matches its frames
         slices = {_slice_index(dataset, shape, affine): dataset for dataset in datasets}
         if len(datasets) == shape[2] and set(slices) == set(range(shape[2])):
-            return [slices[index] for index in range(shape[2])]
+            return _alike([slices[index] for index in range(shape[2])], float(np.linalg.norm(affine[:3, 2])))
     found = ", ".join(f"{len(datasets)} files" for datasets in series.values())
     raise ImageError(
         f"{sources[0].parent}: no series on the grid of the label map, {tuple(shape)} (found {found})",
         "leave out --dicom-seg",
     )
+
+
+def _alike(datasets: list[Any], spacing_mm: float) -> list[Any]:
+    """Return slices of one grid as highdicom wants them: a thickness, and orientations without rounding errors."""
+    for dataset in datasets:
+        dataset.ImageOrientationPatient = datasets[0].ImageOrientationPatient
+        if not dataset.get("SliceThickness"):
+            dataset.SliceThickness = f"{spacing_mm:.10g}"
+    return datasets
 
 
 def _slice_index(dataset: Any, shape: Sequence[int], affine: NDArray[np.float64]) -> int | None:

@@ -88,24 +88,24 @@ def image_from_nibabel(image: Any, num_channels: int, name: str = "image") -> Me
 
 
 def image_checksum(sources: Sequence[ImageSource | str]) -> str:
-    """Return the SHA-256 of all files of a case, in hex; the names of the files do not count.
+    """Return the SHA-256 of a case's file in hex; of several files that of their SHA-256, whatever they are called.
 
     Raises:
         ImageError: if a file is missing or cannot be read.
     """
-    digest = hashlib.sha256()
+    parts: list[bytes] = []
     for source in sources:
         if isinstance(source, DicomSeries):
             # Two volumes of one multi-frame file, such as echoes, differ in their frames only.
-            digest.update(repr([item.frame for item in source.slices if item.frame is not None]).encode())
+            parts.append(repr([item.frame for item in source.slices if item.frame is not None]).encode())
         for file in _files(source):
             try:
                 with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+                    parts.append(hashlib.file_digest(stream, "sha256").digest())
             except OSError as error:
                 problem = unreadable(file, error)
                 raise ImageError(problem.found, problem.remedy) from error
-    return digest.hexdigest()
+    return parts[0].hex() if len(parts) == 1 else hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _files(source: ImageSource | str) -> list[Path]:
