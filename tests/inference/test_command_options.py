@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -295,6 +296,46 @@ def test_at_most_three_flags_of_a_case_are_shown_and_all_are_recorded(
     assert lines[start + 1 : start + 4] == [f"  look: {flag['message']}" for flag in flags[:3]]
     assert lines[start + 4] == "  and 1 more flag in predict.json"
     assert not any(flags[3]["message"] in line for line in lines)
+
+
+def test_names_that_no_terminal_can_show_are_spelled_out_and_cost_only_themselves(
+    predict: Callable[..., int],
+    make_bundle: MakeBundle,
+    tmp_path: Path,
+    out: Path,
+    plant: Plant,
+    save: Save,
+    write_series: WriteSeries,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "in"
+    save(folder / "good.nii.gz", plant()[0])
+    try:
+        (folder / os.fsdecode(b"caf\xe9.nii.gz")).write_bytes((folder / "good.nii.gz").read_bytes())  # Latin-1
+    except OSError:
+        pytest.skip("skipped: this file system takes UTF-8 only")
+    (folder / "two\nlines \x1b[31mred.txt").write_bytes(b"x")
+    write_series(folder / "scout", ImageType=["ORIGINAL", "LOCALIZER"], SeriesDescription="a\x1b[2Jscout")
+    assert main(["predict", "--list", str(folder)]) == 0
+    table = capfd.readouterr().out
+    assert "caf\\udce9" in table
+    assert "two\\nlines \\x1b[31mred.txt" in table
+    assert predict(folder, "--bundle", make_bundle()) == 1
+    shown = capfd.readouterr()
+    assert "1 segmented" in shown.out
+    (line,) = [line for line in shown.err.splitlines() if line.startswith("caf\\udce9: failed: ")]
+    assert "cannot be a file name; rename the case" in line
+    assert "two\\nlines \\x1b[31mred.txt: skipped: not an image (.txt)" in shown.err.splitlines()
+    assert not set(table + shown.out + shown.err) & {"\x1b", "\udce9"}
+    page = (out / "overview.html").read_text(encoding="utf-8")
+    assert "caf\\udce9" in page
+    assert "\x1b" not in page
+    assert {name: entry["status"] for name, entry in record(out).items()} == {
+        "good": "ok",
+        "caf\udce9": "failed",
+        "two\nlines \x1b[31mred.txt": "skipped",
+        "series 3 'a\x1b[2Jscout'": "skipped",
+    }
 
 
 # --- exit codes ---

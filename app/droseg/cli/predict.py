@@ -281,12 +281,14 @@ def _show(bar: tqdm, result: CaseResult) -> None:
 
 
 def _line(result: CaseResult) -> str:
-    """Return what became of a case in one line."""
+    """Return what became of a case in one line, and its flags below."""
+    from droseg.inference.names import printable
+
     if result.status == "skipped":
-        return f"{result.case_id}: skipped: {result.error}"
+        return printable(f"{result.case_id}: skipped: {result.error}")
     if result.error:
         kind = "failed" if result.status == "failed" else "out of domain"
-        return f"{result.case_id}: {kind}: {result.error}; {result.remedy}."
+        return printable(f"{result.case_id}: {kind}: {result.error}; {result.remedy}.")
     if result.reused:
         return f"{result.case_id}: done before"
     return f"{result.case_id}: done in {result.seconds:.1f} s{_flags(result)}"

@@ -19,6 +19,7 @@ from droseg.data.volumes import (
     unreadable,
 )
 from droseg.inference.inputs import FoundInputs
+from droseg.inference.names import printable
 
 _HEADER = ("case", "kind", "description", "shape", "spacing [mm]")
 
@@ -40,6 +41,7 @@ def inputs_table(found: FoundInputs) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

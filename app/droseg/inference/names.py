@@ -101,6 +101,15 @@ def _told_apart(names: Sequence[str], entries: Sequence[Nameable], depth: int) -
     return {name for name in repeated(names) if len(places[name]) > 1}
 
 
+def printable(text: str) -> str:
+    """Return a text on one line that every terminal and file takes.
+
+    What else stands in names of files and in DICOM tags is spelled out: line ends, escape sequences, bytes that are no
+    UTF-8.
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def repeated(values: Iterable[T]) -> set[T]:
     """Return the values that occur more than once."""
     return {value for value, count in Counter(values).items() if count > 1}

@@ -14,6 +14,7 @@ from typing import Final
 from droseg import __version__
 from droseg.inference.case_pictures import PLANES, case_pictures, picture_path, save_pictures, structure_colors
 from droseg.inference.domain import plain
+from droseg.inference.names import printable
 from droseg.inference.quality import Flag
 from droseg.inference.writing import write_text
 from droseg.report.style import CSS
@@ -147,7 +148,7 @@ def _kind(case: OverviewCase) -> str:
 
 
 def _card(out: Path, case: OverviewCase, structures: Mapping[str, int]) -> str:
-    kind, name = _kind(case), escape(case.case_id)
+    kind, name = _kind(case), escape(printable(case.case_id))
     badge = f"{len(case.flags)} flag{'s' * (len(case.flags) != 1)}" if kind == "look" else STATUSES[case.status]
     colors = structure_colors(structures)
     volumes = "".join(
@@ -176,10 +177,12 @@ def _panels(out: Path, case_id: str) -> str:
         except (OSError, ValueError):
             continue
         uri = "data:image/png;base64," + base64.b64encode(content).decode()
-        alt = f"{escape(case_id)}, {plane} slice with the segmentation"
+        alt = f"{escape(printable(case_id))}, {plane} slice with the segmentation"
         figures.append(f'<figure><img src="{uri}" alt="{alt}"><figcaption>{plane}</figcaption></figure>')
     return f'<div class="panels">{"".join(figures)}</div>' if figures else '<p class="note">No pictures.</p>'
 
 
 def _sentence(text: str) -> str:
-    return text.strip().removesuffix(".") + "."  # no capital: it may begin with the name of a structure or a file
+    return (
+        printable(text).strip().removesuffix(".") + "."
+    )  # no capital: it may begin with the name of a structure or a file
