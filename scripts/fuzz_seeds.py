@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import locale
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -215,7 +216,9 @@ def write_j2k(path: Path, dataset: Any) -> None:
     reader, writer = itk.GDCMImageIO.New(), itk.GDCMImageIO.New()
     image = itk.imread(str(plain), imageio=reader)
     writer.SetCompressionType(itk.GDCMImageIOEnums.Compression_JPEG2000)
+    before = locale.setlocale(locale.LC_ALL)
     itk.imwrite(image, str(path), compression=True, imageio=writer)
+    locale.setlocale(locale.LC_ALL, before)  # GDCM leaves "C", and Python would then read text files as ASCII
     encoded = pydicom.dcmread(path)
     dataset.file_meta.TransferSyntaxUID = encoded.file_meta.TransferSyntaxUID
     dataset.PixelData = encoded.PixelData
