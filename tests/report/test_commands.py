@@ -207,3 +207,29 @@ def test_a_picture_that_cannot_be_drawn_is_said(cohort, tmp_path, capsys):
     table = str(tmp_path / "eval" / "case_metrics.csv")
     assert main(["report", table, "--datalist", str(cohort.path), "--pred", str(pred), "--out", str(tmp_path)]) == 0
     assert "note: no picture of c0: no prediction in" in capsys.readouterr().err
+
+
+def foreign_pair(tmp_path, worse_by):
+    """Two tables of other software whose HD95 differs by so many mm, for all of 12 cases."""
+    paths = []
+    for name, shift in (("a", 0.0), ("b", worse_by)):
+        rows = [f"s{i},WM,{2 + 0.01 * i * (i % 3) + shift:.2f},g{i % 2}" for i in range(12)]
+        paths.append(tmp_path / f"{name}.csv")
+        paths[-1].write_text("Subject,Region,HD95,Group\n" + "\n".join(rows) + "\n")
+    return [str(path) for path in paths]
+
+
+def test_a_foreign_distance_that_grows_hurts_and_is_no_score(tmp_path, capsys):
+    before, after = foreign_pair(tmp_path, worse_by=2.0)
+    arguments = ["report", after, "--baseline", before, "--case-column", "Subject", "--structure-column", "Region"]
+    arguments += ["--group-by", "Group", "--bootstrap", "100", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--metric", "HD95:HD95"]) == 2
+    assert "HD95:COLUMN:lower" in capsys.readouterr().err
+    assert main([*arguments, "--metric", "HD95:HD95:lower"]) == 0
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv").query("axis == 'all' and structure == 'WM'")
+    assert table["verdict"].tolist() == ["hurt"]
+    assert table["worst"].item() == pytest.approx(4.22)  # case 11: 2 + 0.01 * 11 * 2, and 2 more
+    assert pd.read_csv(tmp_path / "out" / "gaps.csv")["equity_scaled"].isna().all()
+    assert "Lower is better: HD95_lower." in (tmp_path / "out" / "report.html").read_text()
+    assert main([*arguments, "--metric", "dice:HD95:lower"]) == 2
+    assert "dice is a metric of droseg" in capsys.readouterr().err

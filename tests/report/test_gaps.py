@@ -131,3 +131,9 @@ def test_a_gap_repeats_with_its_seed(make_cases):
     first, again, other = (gaps_of(make_cases(), ["anatomy"], seed=s) for s in (3, 3, 4))
     pd.testing.assert_frame_equal(first, again)
     assert not np.allclose(first["gap_ci_low"], other["gap_ci_low"])
+
+
+def test_equity_is_scaled_for_fractions_only(make_cases):
+    cases = make_cases().assign(psnr=lambda t: 100 * t["dice"])
+    table = gap_table(cases, penalized_table(cases, ["anatomy"], ["dice", "psnr"]), ["anatomy"], ["dice", "psnr"])
+    assert table.groupby("metric")["equity_scaled"].count().to_dict() == {"dice": 4, "psnr": 0}

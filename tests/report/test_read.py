@@ -118,3 +118,19 @@ def test_percent_is_divided_where_the_user_says_so(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.csv: no such file"):
         read_cases([tmp_path / "none.csv"])
+
+
+def test_a_distance_without_a_direction_in_its_name_is_refused(tmp_path):
+    path = tmp_path / "cases.csv"
+    path.write_text("case_id,structure,HD95\nc1,a,2.0\n")
+    with pytest.raises(InputError, match=r"HD95 looks like a distance.*hd95_mm.*HD95:COLUMN:lower"):
+        read_cases([path], metrics={"HD95": "HD95"})
+    assert read_cases([path], metrics={"HD95_lower": "HD95"})["HD95_lower"].tolist() == [2.0]
+
+
+def test_a_miss_is_known_from_a_distance_of_any_name(tmp_path):
+    path = tmp_path / "cases.csv"
+    path.write_text("case_id,structure,DSC,HD95\nc1,a,0.9,2.0\nc2,a,0.8,7.0\nc3,a,0.0,\n")
+    read = read_cases([path], metrics={"dice": "DSC", "HD95_lower": "HD95"})
+    assert is_missed(read).tolist() == [False, False, True]
+    assert penalized(read, "HD95_lower").tolist() == [2.0, 7.0, 7.0]  # a failure never improves a mean

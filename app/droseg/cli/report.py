@@ -118,8 +118,9 @@ def _add_columns(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--metric",
         action="append",
-        metavar="NAME:COLUMN",
-        help="e.g. dice:DSC or hd95_mm:HD95; names in _mm are distances",
+        metavar="NAME:COLUMN[:lower|higher]",
+        help="e.g. dice:DSC or hd95_mm:HD95. Lower is better if NAME ends in _mm (a distance) or _error, else higher; "
+        "'lower' or 'higher' says so for any name",
     )
     group.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep only these rows")
     group.add_argument("--percent", action="store_true", help="dice and nsd are in percent")
@@ -230,7 +231,7 @@ def _read_options(args: argparse.Namespace) -> dict[str, Any]:
         "case_column": args.case_column,
         "patient_column": args.patient_column,
         "structure_column": args.structure_column,
-        "metrics": dict(_pair(text, ":", "--metric") for text in args.metric) if args.metric else None,
+        "metrics": dict(_metric(text) for text in args.metric) if args.metric else None,
         "where": [_pair(text, "=", "--where") for text in args.where],
         "percent": args.percent,
     }
@@ -241,6 +242,20 @@ def _pair(text: str, separator: str, option: str) -> tuple[str, str]:
     if not (found and left and right):
         raise InputError(f"{option} {text}: expected two parts with '{separator}' between them.")
     return left, right
+
+
+def _metric(text: str) -> tuple[str, str]:
+    """Return name and column of NAME:COLUMN or NAME:COLUMN:lower; the name says which direction is better."""
+    from droseg.metrics.names import with_direction
+
+    rest, _, direction = text.rpartition(":")
+    if ":" not in rest or direction not in ("lower", "higher"):
+        return _pair(text, ":", "--metric")
+    name, column = _pair(rest, ":", "--metric")
+    try:
+        return with_direction(name, direction), column
+    except ValueError as error:
+        raise InputError(f"--metric {text}: {error}") from error
 
 
 def _min_effects(texts: Sequence[str]) -> dict[str, float]:

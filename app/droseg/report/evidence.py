@@ -19,6 +19,7 @@ from droseg.report.seeds import (
     largest_values,
     num_trainings,
     partly_there,
+    refuse_unclear_metrics,
     share_penalties,
     spread_table,
     table_metrics,
@@ -211,6 +212,7 @@ def _metrics(tables: Sequence[pd.DataFrame], metrics: Sequence[str] | None, axes
         metrics = [m for m in table_metrics(tables[0]) if all(m in table.columns for table in tables)]
         if not metrics:
             raise InputError("the run and the baseline have no metric in common; give tables with the same columns.")
+    refuse_unclear_metrics(metrics)
     for table in tables:
         for column in [*axes, *metrics]:
             if column not in table.columns:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from droseg.errors import InputError
 from droseg.metrics import COLUMNS, METRICS, OVERLAP_METRICS, has_direction, is_metric, is_own_column
-from droseg.report.seeds import SEED, average_seeds, group_axes, refuse_own_columns
+from droseg.report.seeds import SEED, average_seeds, group_axes, refuse_own_columns, refuse_unclear_metrics
 
 PathLike = str | os.PathLike[str]
 
@@ -69,7 +69,8 @@ def read_seeds(
         case_column: column of the case.
         patient_column: column of the patient; default `patient_id`, and where that is absent the case.
         structure_column: column of the structure.
-        metrics: metric -> column; default the columns that bear droseg's names. Names that end in `_mm` are distances.
+        metrics: metric -> column; default the columns that bear droseg's names. Lower is better if a name ends in `_mm`
+            (a distance), `_error` or `_lower`; see `with_direction`.
         axes: columns to group by; default the columns that are not its own, in a case_metrics.csv of droseg.
         where: keep rows with this (column, value); several values of one column: any of them.
         percent: `dice` and `nsd` are given in percent.
@@ -162,6 +163,7 @@ def _own_names(
             _need(raw, "dice", path, "Name the metrics by --metric NAME:COLUMN, e.g. --metric dice:DSC.")
     for column in metrics.values():
         _need(raw, column, path, "Correct --metric NAME:COLUMN.")
+    refuse_unclear_metrics(metrics, source=f"{path}: ")
     if axes is None:
         own_file = {"case_id", "patient_id", "structure", *_VOLUMES} <= set(raw.columns)
         used = {*columns.values(), *metrics.values(), *COLUMNS, "diagonal_mm"}
