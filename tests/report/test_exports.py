@@ -128,7 +128,7 @@ def test_pseudonyms_leave_no_id_in_any_file(cohort, tmp_path):
         assert str(tmp_path) not in text, path.name  # not in the reasons for missing pictures either
     page = report.html.read_text()
     assert len(set(re.findall(r"case_\d{3}", page))) == 4
-    assert "Only in This run, and left out of the comparison (1): case_" in page
+    assert "Only in This run, not compared: case_" in page
 
 
 def test_pseudonyms_change_no_number(make_cases, tmp_path):

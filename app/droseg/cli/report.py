@@ -187,13 +187,8 @@ def _print(report: Report) -> None:
             print(line)
         if evidence.comparison is None:
             continue
-        sides = (
-            (evidence.comparison.only_run, evidence.name),
-            (evidence.comparison.only_baseline, evidence.baseline_name),
-        )
-        for ids, side in sides:
-            if ids:
-                print(f"only in {side}, not compared: {', '.join(ids)}")
+        for sentence in evidence.comparison.unpaired(evidence.name, evidence.baseline_name):
+            print(sentence)
     print(SIZE_LEGEND)
     if report.evidence.comparison is not None:
         print(report.evidence.comparison.rule())

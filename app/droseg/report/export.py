@@ -94,11 +94,20 @@ def _run(run: Evidence, role: str) -> dict[str, Any]:
         result["comparison"] = {
             "reference": run.baseline_name,
             "rule": run.comparison.rule(),
-            "only_run": run.comparison.only_run,
-            "only_reference": run.comparison.only_baseline,
+            "structures": run.comparison.structures,
+            "only_run": run.comparison.run_alone.cases,
+            "only_reference": run.comparison.baseline_alone.cases,
+            "structures_only_run": run.comparison.run_alone.structures,
+            "structures_only_reference": run.comparison.baseline_alone.structures,
+            "rows_only_run": _keys(run.comparison.run_alone.rows),
+            "rows_only_reference": _keys(run.comparison.baseline_alone.rows),
             "rows": _records(run.comparison.table),
         }
     return result
+
+
+def _keys(rows: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"case_id": case_id, "structure": structure} for case_id, structure in rows]
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

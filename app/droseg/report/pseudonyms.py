@@ -32,8 +32,8 @@ class Pseudonyms:
         if comparison is not None:
             comparison = replace(
                 comparison,
-                only_run=sorted(map(self.case, comparison.only_run)),
-                only_baseline=sorted(map(self.case, comparison.only_baseline)),
+                run_alone=comparison.run_alone.renamed(self.case),
+                baseline_alone=comparison.baseline_alone.renamed(self.case),
             )
         return replace(
             run,

@@ -48,7 +48,26 @@ def summary(runs: Sequence[Evidence]) -> str:
             changes = side.changes(metric, ALL)
             cells.append(f'<span class="{changes[0]["verdict"]}">{changes[0]["verdict"]}</span>' if changes else "")
         rows.append(("", cells))
-    return html_table(header, rows)
+    return html_table(header, rows) + _structures_note(sides)
+
+
+def _structures_note(sides: Sequence[Evidence]) -> str:
+    """Return over which structures each mean is, where that is not the same for all."""
+    names = {side.name: list(side.cases["structure"].unique()) for side in sides}
+    if len({frozenset(structures) for structures in names.values()}) == 1:
+        return ""
+    common = set.intersection(*(set(structures) for structures in names.values()))
+    parts = []
+    for name, structures in names.items():
+        own = [structure for structure in structures if structure not in common]
+        parts.append(
+            f"{name}: {', '.join(s for s in structures if s in common)}" + (f" and {', '.join(own)}" if own else "")
+        )
+    text = (
+        f"The means of these rows are over different structures. {'; '.join(parts)}. Comparisons are over those that "
+        "both have."
+    )
+    return f"<p class='note'>{escape(text)}</p>"
 
 
 def where(runs: Sequence[Evidence]) -> str:
@@ -198,14 +217,8 @@ def comparison_section(runs: Sequence[Evidence]) -> str:
 
 
 def _unpaired(run: Evidence) -> str:
-    parts = []
-    if run.comparison is not None:
-        sides = ((run.comparison.only_run, run.name), (run.comparison.only_baseline, run.baseline_name))
-        for cases, name in sides:
-            if cases:
-                shown = ", ".join(map(escape, cases))
-                parts.append(f"<p>Only in {escape(name)}, and left out of the comparison ({len(cases)}): {shown}.</p>")
-    return "".join(parts)
+    sentences = [] if run.comparison is None else run.comparison.unpaired(run.name, run.baseline_name)
+    return "".join(f"<p>{escape(sentence[0].upper() + sentence[1:])}.</p>" for sentence in sentences)
 
 
 def _spread(side: Evidence) -> str:

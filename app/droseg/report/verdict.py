@@ -138,7 +138,28 @@ def _against_baseline(evidence: Evidence) -> str:
         rows = [row for row in groups if row["verdict"] == word]
         if rows:
             text += f"; <b>{_word(rows[0])}</b> on {_listed(rows, len(groups), metric)}"
-    return f"{text}. {_worst_moved(evidence)}".strip()
+    return " ".join(filter(None, [f"{text}.", _worst_moved(evidence), _not_compared(evidence)]))
+
+
+def _not_compared(evidence: Evidence) -> str:
+    """Say what only one of the two runs has; without it the two means speak of different things."""
+    comparison = evidence.comparison
+    if comparison is None:
+        return ""
+    parts = []
+    for alone, name in ((comparison.run_alone, evidence.name), (comparison.baseline_alone, evidence.baseline_name)):
+        found = [_count(len(alone.cases), "case")] if alone.cases else []
+        if alone.structures:
+            found.append(f"structure {', '.join(alone.structures)}")
+        found += [_count(len(alone.rows), "row") + " of shared cases"] if alone.rows else []
+        if found:
+            parts.append(f"{' and '.join(found)} only in {name}")
+    if not parts:
+        return ""
+    text = f"Not compared: {'; '.join(parts)}."
+    if comparison.run_alone.structures or comparison.baseline_alone.structures:
+        text += f" The comparison is over {', '.join(comparison.structures)}."
+    return escape(text)
 
 
 def trainings_text(evidence: Evidence) -> str:
