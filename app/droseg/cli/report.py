@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from droseg.cli.evaluate import evaluated_section
+from droseg.cli.evaluate import CASES_FILE, RECORD_FILE, evaluated_section
 from droseg.errors import InputError
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
     from droseg.metrics.axes import axis_columns
     from droseg.report.hidden import read_hidden
     from droseg.report.read import read_seeds
+    from droseg.report.record import read_record
     from droseg.report.write import write_report
 
     if args.pred is not None and not args.pred.is_dir():  # said before the tables are read
@@ -169,6 +170,7 @@ def run(args: argparse.Namespace) -> int:
         hidden=hidden,
         notes=[*_origins(args, sources), *_filters(args)],
         model_card=_model_card(args, sources, tables[first], datalist),
+        records={name: record for name, paths in sources.items() if (record := read_record(_record_files(paths)))},
     )
     _print(report)
     return 0
@@ -185,6 +187,8 @@ def _print(report: Report) -> None:
             print(group_table(evidence.penalized, metric, evidence.comparison), end="\n\n")
         for line in failure_lines(evidence.cases):
             print(line)
+        for sentence in () if evidence.record is None else evidence.record.sentences(evidence.name):
+            print(f"note: {sentence}", file=sys.stderr)
         if evidence.comparison is None:
             continue
         for sentence in evidence.comparison.unpaired(evidence.name, evidence.baseline_name):
@@ -313,6 +317,11 @@ def _model_card(
         section = sections.pop() if len(sections) == 1 else ""
     digests = {name: [_sha256(path) for path in paths] for name, paths in runs.items()}
     return ModelCard(args.model_card, digests, section, _filters(args))
+
+
+def _record_files(paths: Sequence[Path]) -> list[Path]:
+    """Return where droseg evaluate wrote how it made these tables; a CSV of another name is not its own."""
+    return [path.parent / RECORD_FILE for path in paths if path.name == CASES_FILE]
 
 
 def _hides_ids(args: argparse.Namespace) -> bool:

@@ -14,6 +14,7 @@ from droseg.metrics.axes import axis_columns, with_axes
 from droseg.metrics.groups import ALL
 from droseg.report.compare import Comparison, compare_runs, correct_together
 from droseg.report.gaps import gap_table
+from droseg.report.record import Record
 from droseg.report.seeds import (
     average_seeds,
     largest_values,
@@ -67,6 +68,7 @@ class Evidence:
         trainings: how many seeds were averaged.
         partly: cases that some of the trainings lack.
         settings: how all of it was computed.
+        record: how its table was scored, where that is known.
         reference: the run that it is compared with, if there is one.
         comparison: run minus reference.
     """
@@ -82,6 +84,7 @@ class Evidence:
     trainings: int = 1
     partly: Sequence[str] = ()
     settings: Settings = field(default_factory=Settings)
+    record: Record | None = None
     reference: Evidence | None = None
     comparison: Comparison | None = None
 
@@ -126,6 +129,7 @@ def collect_evidence(
     axes: Sequence[str],
     metrics: Sequence[str] | None,
     settings: Settings,
+    records: Mapping[str, Record] | None = None,
 ) -> list[Evidence]:
     """Return the evidence of each run, all compared with the reference; words are corrected over all comparisons.
 
@@ -135,6 +139,7 @@ def collect_evidence(
         axes: columns to group by, and products of them (`anatomy*protocol`).
         metrics: columns to report; default all that the tables share.
         settings: how to compute it.
+        records: name -> how that table was scored, where that is known.
 
     Raises:
         InputError: if a column is missing, groups contradict each other, or the runs have nothing in common.
@@ -148,9 +153,10 @@ def collect_evidence(
     tables = list(share_penalties(*tables))
     largest = largest_values(*tables)
     sides = [_side(name, t, axes, metrics, settings, largest) for name, t in zip(runs, tables, strict=False)]
+    sides = [_with_record(side, records or {}) for side in sides]
     if reference is None:
         return sides
-    other = _side(reference[0], tables[-1], axes, metrics, settings, largest)
+    other = _with_record(_side(reference[0], tables[-1], axes, metrics, settings, largest), records or {})
     options: dict[str, Any] = {"min_effect": settings.min_effect, "min_n": settings.min_n, **settings.bootstrap}
     compared = [compare_runs(side.cases, other.cases, axes, metrics, **options) for side in sides]
     both = zip(sides, correct_together(compared), strict=True)
@@ -198,6 +204,11 @@ def _side(
         partly=partly_there(table),
         settings=settings,
     )
+
+
+def _with_record(side: Evidence, records: Mapping[str, Record]) -> Evidence:
+    record = records.get(side.name)
+    return side if record is None else replace(side, record=record.without(set(side.cases["case_id"])))
 
 
 def _mean_rows(table: pd.DataFrame, metric: str, axis: str | None) -> list[Row]:

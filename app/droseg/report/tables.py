@@ -146,6 +146,7 @@ def trainings_table(evidence: Evidence, metric: str) -> str:
 def failures_table(evidence: Evidence) -> str:
     """Return every missed and every false-positive structure of the run, and whether the baseline did the same."""
     header = ["case", "structure", "what", "reference (ml)", "prediction (ml)", *map(escape, evidence.axes)]
+    assumed = set() if evidence.record is None else set(evidence.record.assumed)
     tables = [("missed", is_missed(evidence.cases)), ("false positive", is_false_positive(evidence.cases))]
     before: dict[str, set[tuple[str, str]]] = {}
     if evidence.baseline is not None:
@@ -160,7 +161,8 @@ def failures_table(evidence: Evidence) -> str:
     for what, flags in tables:
         for row in evidence.cases[flags].to_dict("records"):
             volumes = [f"{row[c]:.2f}" if c in row else "–" for c in ("volume_ref_ml", "volume_pred_ml")]
-            cells = [escape(str(row["case_id"])), escape(str(row["structure"])), what, *volumes]
+            shown = f"{what} (no prediction)" if row["case_id"] in assumed else what
+            cells = [escape(str(row["case_id"])), escape(str(row["structure"])), shown, *volumes]
             cells += [escape(str(row[axis])) for axis in evidence.axes]
             if evidence.baseline is not None:
                 key = (row["case_id"], row["structure"])

@@ -12,6 +12,7 @@ from droseg.metrics.groups import ALL, case_values
 from droseg.metrics.names import tail_percentile
 from droseg.report.console import format_value, interval_text, metric_label
 from droseg.report.evidence import Evidence, Row, best_row, worst_row
+from droseg.report.record import different_tolerances
 from droseg.report.subgroups import MIN_PATIENTS
 
 _NAMED = 3  # groups that the verdict lists before it counts them
@@ -26,7 +27,7 @@ def group_name(row: Row) -> str:
 def verdict_paragraph(evidence: Evidence) -> str:
     """Return the verdict on one run as HTML."""
     sentences = [_overall(evidence), _worst_group(evidence), _not_ranked(evidence), _failures(evidence)]
-    sentences.append(_against_baseline(evidence))
+    sentences += [_not_scored(evidence), _against_baseline(evidence), _tolerances(evidence)]
     return " ".join(filter(None, sentences))
 
 
@@ -118,6 +119,30 @@ def _failures(evidence: Evidence) -> str:
     if not parts:
         return "No structure was missed entirely, and none was predicted that is not there."
     return f"{' and '.join(parts)}; each counts as a failure: Dice 0, distance = {_penalty(evidence)}."
+
+
+def _not_scored(evidence: Evidence) -> str:
+    """Name the cases that no number is about; those of the reference too."""
+    sides = [evidence, *([evidence.reference] if evidence.reference is not None else [])]
+    sentences = [s for side in sides if side.record is not None for s in side.record.sentences(side.name)]
+    for side in sides:
+        if side.partly:
+            verb = "is" if len(side.partly) == 1 else "are"
+            sentences.append(f"{_count(len(side.partly), 'case')} {verb} not in all trainings of {side.name}.")
+    return escape(" ".join(sentences))
+
+
+def _tolerances(evidence: Evidence) -> str:
+    """Warn of surface Dice that was measured with another tolerance than that of the reference."""
+    run, reference = evidence.record, None if evidence.reference is None else evidence.reference.record
+    structures = evidence.cases["structure"].unique()
+    different = different_tolerances(run, reference, structures) if "nsd" in evidence.metrics else []
+    if not different or run is None or reference is None:
+        return ""
+    return escape(
+        f"NSD cannot be compared for {', '.join(different)}: its tolerance is {run.tolerance_text()} in "
+        f"{evidence.name}, {reference.tolerance_text()} in {evidence.baseline_name}."
+    )
 
 
 def _penalty(evidence: Evidence) -> str:

@@ -21,6 +21,7 @@ from droseg.report.paper import latex, markdown, paper_table, parse_columns
 from droseg.report.pictures import Picture, structure_colors, worst_case_pictures
 from droseg.report.plots import MOST_RUNS
 from droseg.report.pseudonyms import draw_pseudonyms
+from droseg.report.record import Record
 from droseg.report.seeds import group_axes, refuse_own_columns
 
 PathLike = str | os.PathLike[str]
@@ -73,6 +74,7 @@ def write_report(
     hidden: Sequence[Mapping[str, object]] | None = None,
     notes: Sequence[str] = (),
     model_card: ModelCard | None = None,
+    records: Mapping[str, Record] | None = None,
 ) -> Report:
     """Write a report into a folder: report.html, report.json, table.md, table.tex and CSVs.
 
@@ -100,6 +102,7 @@ def write_report(
         hidden: hidden subgroups that a search confirmed, see `hidden_section`; None if no one searched.
         notes: sentences for the section on how it was computed.
         model_card: whose results are replaced by those of this report.
+        records: name of a run, or of the baseline -> how its table was scored, see `read_record`.
 
     Raises:
         InputError: if an argument cannot be used, the folder cannot be written, a column is missing or the runs have
@@ -112,7 +115,7 @@ def write_report(
     reference = None if baseline is None else (baseline_name, baseline)
     settings = Settings(min_effect or {}, min_n, num_bootstrap, seed)
     axes = _axes(cases, axes, metrics or ())
-    runs = collect_evidence({name: cases, **(others or {})}, reference, axes, metrics, settings)
+    runs = collect_evidence({name: cases, **(others or {})}, reference, axes, metrics, settings, records)
     _check_min_effects(settings, runs[0].metrics)
     columns = parse_columns(tables, runs[0])
     missing = _no_pictures(datalist, pred_dir, num_pictures)
