@@ -16,6 +16,7 @@ from droseg.report.console import format_value, metric_label, size_sign
 from droseg.report.subgroups import iterate_groups, size_mark
 
 _WIDTH, _LEFT, _RIGHT, _FAILED = 520, 12, 12, 60
+_FIELD = 37  # from the end of the scale to the middle of the field of failures
 _LANE, _TITLE, _GAP, _FOOT = 26, 20, 12, 34
 # Around the point: circle, diamond, triangle up, square, triangle down, hexagon. Colors in style.py, same order.
 _SHAPES = (
@@ -67,7 +68,8 @@ def strip_plot(points: Sequence[pd.DataFrame], names: Sequence[str], axis: str, 
 
     A mark is the mean over the structures of a case that have a value. A case with a missed or false-positive structure
     is a cross: at its penalized value for scores, in a field of its own for distances, whose penalty (the image
-    diagonal) would squeeze the rest.
+    diagonal) would squeeze the rest. Boxes are quartiles of penalized values: one that lies beyond the scale ends in
+    that field.
 
     Args:
         points: `case_points` of each run.
@@ -158,12 +160,12 @@ def _lane_title(axis: str, group: str, lanes: Sequence[pd.DataFrame], metric: st
 
 
 def _lane(rows: pd.DataFrame, scale: _Scale, metric: str, top: float, run: int, name: str, named: int | None) -> str:
-    """Return box and marks of one run in one group; the box holds the drawn values' quartiles."""
+    """Return box and marks of one run in one group; the box holds the quartiles of the penalized values."""
     y = top + _LANE / 2
-    values = rows["value"].dropna().to_numpy(dtype=float)
+    values = rows["penalized"].dropna().to_numpy(dtype=float)
     parts = []
     if len(values) >= 4:
-        low, q1, median, q3, high = (scale.x(v) for v in np.percentile(values, (5, 25, 50, 75, 95)))
+        low, q1, median, q3, high = (_box_x(v, scale) for v in np.percentile(values, (5, 25, 50, 75, 95)))
         parts.append(f'<path class="whisker" d="M{low:.1f} {y:.1f}H{q1:.1f}M{q3:.1f} {y:.1f}H{high:.1f}"/>')
         parts.append(
             f'<rect class="box" x="{q1:.1f}" y="{y - 9:.1f}" width="{max(q3 - q1, 1):.1f}" height="18" rx="2"/>'
@@ -176,6 +178,11 @@ def _lane(rows: pd.DataFrame, scale: _Scale, metric: str, top: float, run: int, 
         shown = shown[worst]
     parts += [_point(row, i, scale, metric, y, run, name) for i, row in enumerate(_records(shown))]
     return f'<g class="run{run}">{"".join(parts)}</g>'
+
+
+def _box_x(value: float, scale: _Scale) -> float:
+    """Return where a quantile lies; in the field of failures if a failure put it beyond the scale."""
+    return float(scale.x(value)) if value <= scale.high else scale.right + _FIELD
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -194,7 +201,7 @@ def _dots(rows: pd.DataFrame, scale: _Scale, metric: str, y: float) -> str:
 
 def _failed_x(index: Any, scale: _Scale) -> Any:
     """Return where failed cases lie if their penalty would squeeze the scale: in a field of their own."""
-    return scale.right + 37 + ((index * 0.754878) % 1 - 0.5) * 36
+    return scale.right + _FIELD + ((index * 0.754878) % 1 - 0.5) * 36
 
 
 def _jitter(index: Any) -> Any:
