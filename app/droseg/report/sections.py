@@ -142,7 +142,7 @@ def _plot_legend(names: Sequence[str], named: int | None) -> str:
     legend.append(
         '<span><svg viewBox="0 0 14 14" class="run0"><path class="failed" d="M3 3l8 8m0-8l-8 8"/></svg>'
         "a structure missed or false positive</span>"
-        "<span>box: quartiles and median; line: 5th to 95th percentile</span>"
+        "<span>box: quartiles and median, failures counted; line: 5th to 95th percentile</span>"
     )
     note = "Each mark is one case, the mean over its structures; hover for its name."
     if named is not None:

@@ -39,12 +39,14 @@ def axis_table(evidence: Evidence, axis: str) -> str:
     failed = _failures_by_group(evidence, axis)
     header = [escape(axis), "cases", *failed]
     for metric in metrics:
-        header += [f"{metric_label(metric)}, mean [95&nbsp;%]", tail_of(metric), "worst 10&nbsp;%", "worst"]
+        header += [f"{metric_label(metric)}, mean", tail_of(metric), "worst 10&nbsp;%", "worst"]
     changes = {row["group"]: row for row in evidence.changes(main, axis)}
-    if evidence.trainings > 1:
-        header.append(f"± of {evidence.trainings} trainings")
+    beside = []  # of the main metric; at the right end they would be the first that a narrow screen cuts
     if evidence.comparison is not None:
-        header.append(f"{metric_label(main)} against {escape(evidence.baseline_name)}")
+        beside.append(f"{metric_label(main)} against {escape(evidence.baseline_name)}")
+    if evidence.trainings > 1:
+        beside.append(f"± of {evidence.trainings} trainings")
+    header[2:2] = beside
     by_metric = {m: {row["group"]: row for row in evidence.groups(m, axis)} for m in metrics}
     ranked = evidence.ranked(metrics[0], axis)
     names = {row["group"] for row in ranked}
@@ -56,10 +58,10 @@ def axis_table(evidence: Evidence, axis: str) -> str:
         cells += [str(counts.get(group) or "–") for counts in failed.values()]
         for metric in metrics:
             cells += _value_cells(by_metric[metric].get(group), metric)
+        beside = [_change_cell(changes.get(group), main)] if evidence.comparison is not None else []
         if evidence.trainings > 1:
-            cells.append(format_value(_spread(evidence, axis, group, main), main))
-        if evidence.comparison is not None:
-            cells.append(_change_cell(changes.get(group), main))
+            beside.append(format_value(_spread(evidence, axis, group, main), main))
+        cells[2:2] = beside
         rows.append(("worst" if group == worst else "" if group in names else "unranked", cells))
     return html_table(header, rows)
 
@@ -214,11 +216,19 @@ def _first(by_metric: dict[str, dict[str, Row]], group: str) -> Row:
 def _value_cells(row: Row | None, metric: str) -> list[str]:
     if row is None:
         return ["–"] * 4
-    interval = ""
-    if np.isfinite(row["ci_low"]):
-        interval = f" <small>[{format_value(row['ci_low'], metric)}, {format_value(row['ci_high'], metric)}]</small>"
-    tail, cvar, worst = (format_value(row[c], metric) for c in (tail_of(metric), "cvar10", "worst"))
-    return [format_value(row["mean"], metric) + interval, f"<b>{tail}</b>", f"<b>{cvar}</b>", worst]
+    mean, tail, cvar, worst = (format_value(row[c], metric) for c in ("mean", tail_of(metric), "cvar10", "worst"))
+    return [
+        mean + _bounds(row, metric, "ci"),
+        f"<b>{tail}</b>{_bounds(row, metric, 'tail_ci')}",
+        f"<b>{cvar}</b>{_bounds(row, metric, 'cvar10_ci')}",
+        worst,
+    ]
+
+
+def _bounds(row: Row, metric: str, of: str) -> str:
+    """Return an interval for the line below its number: beside it, eleven columns would not fit on a screen."""
+    low, high = row[f"{of}_low"], row[f"{of}_high"]
+    return f"<br><small>{format_value(low, metric)} – {format_value(high, metric)}</small>" if np.isfinite(low) else ""
 
 
 def _spread(evidence: Evidence, axis: str, group: str, metric: str) -> float:

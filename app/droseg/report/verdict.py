@@ -40,7 +40,8 @@ def _overall(evidence: Evidence) -> str:
     return (
         f"{escape(evidence.name)} has a mean {label} of <b>{format_value(row['mean'], metric)}</b> over "
         f"{_count(row['n'], 'case')}{_interval(row, metric)}, but {format_value(row['cvar10'], metric)} on the worst "
-        f"tenth of them ({tail[1:]}th percentile {format_value(row[tail], metric)})."
+        f"tenth of them{_interval(row, metric, 'cvar10_ci')}; the {tail[1:]}th percentile is "
+        f"{format_value(row[tail], metric)}{_interval(row, metric, 'tail_ci')}."
     )
 
 
@@ -66,7 +67,7 @@ def _worst_group(evidence: Evidence) -> str:
         text += f", {format_value(abs(best['mean'] - worst['mean']), metric)} {side} {group_name(best)}"
     case = _worst_case(evidence, worst, metric)
     tail = tail_of(metric)
-    text += f"; its {tail[1:]}th percentile is {format_value(worst[tail], metric)}"
+    text += f"; its {tail[1:]}th percentile is {format_value(worst[tail], metric)}{_interval(worst, metric, 'tail_ci')}"
     text += f", its worst case {escape(case)} has {format_value(worst['worst'], metric)}."
     if worst["size"] == "too few":
         text += f" Fewer than {MIN_PATIENTS} patients: an observation, not an estimate."
@@ -229,10 +230,11 @@ def _word(row: Row) -> str:
     return f'<span class="{row["verdict"]}">{row["verdict"]}</span>'
 
 
-def _interval(row: Row, metric: str) -> str:
-    if not np.isfinite(row["ci_low"]):
+def _interval(row: Row, metric: str, of: str = "ci") -> str:
+    low, high = row[f"{of}_low"], row[f"{of}_high"]
+    if not np.isfinite(low):
         return ""
-    return f" (95 % interval {format_value(row['ci_low'], metric)} to {format_value(row['ci_high'], metric)})"
+    return f" (95 % interval {format_value(low, metric)} to {format_value(high, metric)})"
 
 
 def _count(number: int, noun: str) -> str:
