@@ -22,7 +22,10 @@ def test_evaluate_then_report_leaves_all_files(cohort, tmp_path, capsys):
     assert evaluate(tmp_path, "--pred", pred) == 0
     assert "4 of 4 cases" in capsys.readouterr().out
     table = str(tmp_path / "eval" / "case_metrics.csv")
-    report = ["report", table, "--baseline", table, "--group-by", "anatomy", "--out", str(tmp_path / "report")]
+    before = tmp_path / "before.csv"
+    pd.read_csv(table).assign(dice=0.9).to_csv(before, index=False)
+    report = ["report", table, "--baseline", str(before), "--group-by", "anatomy", "--out", str(tmp_path / "report")]
+    report += ["--baseline-name", "the baseline"]
     assert main([*report, "--datalist", str(cohort.path), "--pred", pred]) == 0
     out = capsys.readouterr().out
     assert "anatomy = rare" in out
@@ -233,3 +236,28 @@ def test_a_foreign_distance_that_grows_hurts_and_is_no_score(tmp_path, capsys):
     assert "Lower is better: HD95_lower." in (tmp_path / "out" / "report.html").read_text()
     assert main([*arguments, "--metric", "dice:HD95:lower"]) == 2
     assert "dice is a metric of droseg" in capsys.readouterr().err
+
+
+def test_a_table_counts_once(make_cases, write_csv, tmp_path, capsys):
+    """A copy among the trainings would be a training without any spread; as baseline, no difference at all."""
+    first, other = write_csv(make_cases(1), "1.csv"), write_csv(make_cases(2), "2.csv")
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(first.read_bytes())
+    out = ["--bootstrap", "0", "--out", str(tmp_path / "out")]
+    for arguments in ([first, other, copy], [first, "--baseline", copy], [first, "--baseline", other, other]):
+        assert main(["report", *map(str, arguments), *out]) == 2
+        assert "has the same content as" in capsys.readouterr().err
+    assert main(["report", str(first), "--baseline", str(other), *out]) == 0
+
+
+def test_how_a_table_was_read_is_said_on_both_sides(tmp_path, capsys):
+    path = tmp_path / "secret.csv"
+    rows = "".join(f"c{i},,a,0.9\n" for i in range(3))
+    path.write_text(f"case_id,patient_id,structure,dice\n{rows}")
+    command = ["report", str(path), "--bootstrap", "0", "--out", str(tmp_path / "out")]
+    assert main([*command, "--pseudonyms"]) == 0
+    assert f"note: {path}: 3 cases have no patient" in capsys.readouterr().err
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "3 cases of 3 patients" in page
+    assert "3 cases have no patient; each of them counts as a patient of its own." in page
+    assert "secret" not in page

@@ -77,7 +77,7 @@ def test_an_interval_is_that_of_the_number_before_it(make_cases, tmp_path):
     for cell, name in zip(rows["all"][3:6], ("ci", "tail_ci", "cvar10_ci"), strict=True):
         assert cell.endswith(f"[{own[name + '_low']:.3f}, {own[name + '_high']:.3f}]")
     own = table.loc[("all", "all", "a", "hd95_mm")]
-    assert rows["all"][6] == f"{own['p90']:.1f} [{own['tail_ci_low']:.1f}, {own['tail_ci_high']:.1f}], 24"
+    assert rows["all"][6] == f"{own['p90']:.2f} [{own['tail_ci_low']:.2f}, {own['tail_ci_high']:.2f}], 24"
     assert "of the number before it" in (tmp_path / "table.md").read_text()
 
 

@@ -156,8 +156,8 @@ def test_a_baseline_goes_before_the_first_run(make_cases, write_csv, tmp_path):
     ],
 )
 def test_runs_that_cannot_be_told_apart_are_errors(make_cases, write_csv, tmp_path, capsys, arguments, message):
-    path = str(write_csv(make_cases()))
-    arguments = [argument.replace("CSV", path) for argument in arguments]
+    paths = [str(write_csv(make_cases(i), f"{i}/case_metrics.csv")) for i in range(len(arguments))]
+    arguments = [argument.replace("CSV", path) for argument, path in zip(arguments, paths, strict=True)]
     assert main(["report", *arguments, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
 

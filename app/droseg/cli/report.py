@@ -120,10 +120,15 @@ def _add_columns(group: argparse._ArgumentGroup) -> None:
         action="append",
         metavar="NAME:COLUMN[:lower|higher]",
         help="e.g. dice:DSC or hd95_mm:HD95. Lower is better if NAME ends in _mm (a distance) or _error, else higher; "
-        "'lower' or 'higher' says so for any name",
+        "'lower' or 'higher' says so for any name, and 'higher' also that a score is no fraction. volume_ref_ml:COLUMN "
+        "and volume_pred_ml:COLUMN tell missed from false positive",
     )
     group.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep only these rows")
-    group.add_argument("--percent", action="store_true", help="dice and nsd are in percent")
+    group.add_argument(
+        "--percent",
+        action="store_true",
+        help="dice, nsd and every other score are in percent; one that is not: NAME:COLUMN:higher",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -140,12 +145,16 @@ def run(args: argparse.Namespace) -> int:
     hidden = None if args.hidden is None else read_hidden(args.hidden)
     runs, reference = _runs(args)
     columns = None if args.group_by is None else axis_columns(args.group_by)
-    options = _read_options(args)
+    read_notes: list[tuple[Path, str]] = []
+    options = _read_options(args) | {"notes": read_notes}
+    _refuse_same_files(runs if reference is None else {**runs, reference[0]: reference[1]})
     tables: dict[str, pd.DataFrame] = {}
     for name, paths in runs.items():
         tables[name] = read_seeds(paths, axes=columns, **options)
     # The groups are those of the runs, so what they are compared with needs none.
     baseline = None if reference is None else read_seeds(reference[1], axes=(), **options)
+    for note in _read_notes(read_notes):
+        print(f"note: {note}", file=sys.stderr)
     first, *others = tables
     datalist = read_datalist(args.datalist, args.data_root) if args.datalist else None
     sources = runs if reference is None else {**runs, reference[0]: reference[1]}
@@ -168,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
         pseudonyms=args.pseudonyms,
         pseudonym_key=args.pseudonym_key,
         hidden=hidden,
-        notes=[*_origins(args, sources), *_filters(args)],
+        notes=[*_origins(args, sources), *_filters(args), *_read_notes(read_notes, _hides_ids(args))],
         model_card=_model_card(args, sources, tables[first], datalist),
         records={name: record for name, paths in sources.items() if (record := read_record(_record_files(paths)))},
     )
@@ -233,6 +242,7 @@ def _read_options(args: argparse.Namespace) -> dict[str, Any]:
         "metrics": dict(_metric(text) for text in args.metric) if args.metric else None,
         "where": [_pair(text, "=", "--where") for text in args.where],
         "percent": args.percent,
+        "other_scale": [_metric(text)[0] for text in args.metric or () if text.endswith(":higher")],
     }
 
 
@@ -295,11 +305,28 @@ def _origins(args: argparse.Namespace, runs: Mapping[str, Sequence[Path]]) -> li
 
 def _filters(args: argparse.Namespace) -> list[str]:
     """Return what was done to the values and which rows were kept."""
-    notes = ["dice and nsd were given in percent and divided by 100."] if args.percent else []
+    notes = ["Scores were given in percent and divided by 100."] if args.percent else []
     if args.where:
         kept = [text.partition("=")[0] + "=..." if _hides_ids(args) else text for text in args.where]
         notes.append(f"Only rows with {' and '.join(kept)}.")
     return notes
+
+
+def _read_notes(notes: Sequence[tuple[Path, str]], hide_files: bool = False) -> list[str]:
+    """Return how the files were read, each once; the name of a file may say who the patients are."""
+    texts = [text[0].upper() + text[1:] if hide_files else f"{path}: {text}" for path, text in notes]
+    return [f"{text}." for text in dict.fromkeys(texts)]
+
+
+def _refuse_same_files(runs: Mapping[str, Sequence[Path]]) -> None:
+    """Refuse one table in two places: it would count as two trainings without any spread, or as no difference."""
+    seen: dict[str, Path] = {}
+    for path in (path for paths in runs.values() for path in paths if path.is_file()):
+        other = seen.setdefault(_sha256(path), path)
+        if other is not path:
+            raise InputError(
+                f"{path} has the same content as {other}; give each training once, and another one to compare with."
+            )
 
 
 def _model_card(

@@ -75,7 +75,7 @@ def _statistics(run: Evidence) -> list[tuple[str, str]]:
     return [
         (
             "Intervals",
-            "95 % percentile bootstrap of the mean, of the bad tail (p10 of a score, p90 of a distance or error) and of "
+            "95 % percentile bootstrap of the mean, of the bad tail (p10 of scores, p90 of others) and of "
             f"the worst 10 %: {settings.num_bootstrap} samples of patients with all their scans, seed {settings.seed}. "
             "No sample holds a case worse than the worst one seen, so intervals of a tail are too narrow on that side. "
             f"{SIZE_LEGEND}",
