@@ -48,7 +48,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         metavar="COLUMN",
         help='group axis; may be given several times; "A*B" groups by both at once (quote it)',
     )
-    parser.add_argument("--datalist", type=Path, metavar="D", help="images and labels, for the pictures")
+    parser.add_argument(
+        "--datalist", type=Path, metavar="D", help="images and labels for the pictures, and groups that the CSV lacks"
+    )
     parser.add_argument("--data-root", type=Path, help="folder that the datalist's relative paths start from")
     parser.add_argument(
         "--pred", type=Path, metavar="DIR", help="predictions of the (first compared) run, for the pictures"
@@ -146,7 +148,8 @@ def run(args: argparse.Namespace) -> int:
     runs, reference = _runs(args)
     columns = None if args.group_by is None else axis_columns(args.group_by)
     read_notes: list[tuple[Path, str]] = []
-    options = _read_options(args) | {"notes": read_notes}
+    datalist = read_datalist(args.datalist, args.data_root) if args.datalist else None
+    options = _read_options(args) | {"notes": read_notes, "groups": _groups(datalist)}
     _refuse_same_files(runs if reference is None else {**runs, reference[0]: reference[1]})
     tables: dict[str, pd.DataFrame] = {}
     for name, paths in runs.items():
@@ -156,7 +159,6 @@ def run(args: argparse.Namespace) -> int:
     for note in _read_notes(read_notes):
         print(f"note: {note}", file=sys.stderr)
     first, *others = tables
-    datalist = read_datalist(args.datalist, args.data_root) if args.datalist else None
     sources = runs if reference is None else {**runs, reference[0]: reference[1]}
     report = write_report(
         tables[first],
@@ -310,6 +312,14 @@ def _filters(args: argparse.Namespace) -> list[str]:
         kept = [text.partition("=")[0] + "=..." if _hides_ids(args) else text for text in args.where]
         notes.append(f"Only rows with {' and '.join(kept)}.")
     return notes
+
+
+def _groups(datalist: Datalist | None) -> dict[str, dict[str, str]]:
+    """Return axis -> case_id -> group, e.g. those of a datalist that `droseg discover --export-datalist` wrote."""
+    if datalist is None:
+        return {}
+    cases = [case for section in datalist.sections.values() for case in section]
+    return {axis: {c.case_id: c.groups[axis] for c in cases if axis in c.groups} for axis in datalist.axes}
 
 
 def _read_notes(notes: Sequence[tuple[Path, str]], hide_files: bool = False) -> list[str]:

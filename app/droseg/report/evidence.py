@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import pandas as pd
 
 from droseg.errors import InputError
-from droseg.metrics import higher_is_better, is_false_positive, is_missed
+from droseg.metrics import higher_is_better
 from droseg.metrics.axes import axis_columns, with_axes
 from droseg.metrics.groups import ALL
 from droseg.report.compare import Comparison, compare_runs, correct_together
+from droseg.report.failures import any_failure
 from droseg.report.gaps import gap_table
 from droseg.report.record import Record
 from droseg.report.seeds import (
@@ -163,6 +165,14 @@ def collect_evidence(
     return [replace(side, reference=other, comparison=comparison) for side, comparison in both]
 
 
+def subgroups_file(side: Evidence, first: Evidence) -> str:
+    """Return the name of the CSV that holds `side.subgroups`; that of the first run is subgroups.csv."""
+    if side.name == first.name:
+        return "subgroups.csv"
+    name = re.sub(r"[^\w.-]+", "_", side.name).strip("_.")
+    return f"subgroups_{name or 'run'}.csv"
+
+
 def worst_row(rows: Sequence[Row], metric: str) -> Row:
     """Return the row with the worst mean."""
     return (min if higher_is_better(metric) else max)(rows, key=lambda row: row["mean"])
@@ -187,7 +197,7 @@ def _side(
         case_id, structure = repeated[["case_id", "structure"]].iloc[0]
         raise InputError(f"{name}: case '{case_id}', structure '{structure}' is there twice; keep one row of each.")
     groups = penalized_table(cases, axes, metrics, **settings.bootstrap)
-    if (is_missed(cases) | is_false_positive(cases)).any():
+    if any_failure(cases).any():
         subgroups = subgroup_table(cases, axes, metrics, **settings.bootstrap)
     else:  # nothing to penalize: the same numbers
         subgroups = groups[list(COLUMNS)]

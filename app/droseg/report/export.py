@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from droseg.metrics import is_false_positive, is_missed
 from droseg.report.evidence import Evidence
+from droseg.report.failures import failures
 from droseg.report.method import method_facts, versions
 from droseg.report.pictures import worst_cases
 from droseg.report.record import Record
@@ -89,8 +89,8 @@ def _run(run: Evidence, role: str) -> dict[str, Any]:
         "worst_cases": [{"case_id": c, "structure": s, "value": v, "structure_value": own} for c, s, v, own in worst],
         "failures": [
             {"case_id": c, "structure": s, "what": what}
-            for what, flags in (("missed", is_missed), ("false positive", is_false_positive))
-            for c, s in run.cases.loc[flags(run.cases), ["case_id", "structure"]].itertuples(index=False)
+            for what, flags in failures(run.cases).items()
+            for c, s in run.cases.loc[flags, ["case_id", "structure"]].itertuples(index=False)
         ],
     }
     if run.comparison is not None:

@@ -11,6 +11,7 @@ from droseg.metrics.groups import ALL
 from droseg.metrics.names import tail_percentile
 from droseg.report.console import SIZE_LEGEND, format_value, metric_label, size_sign
 from droseg.report.evidence import Evidence, Row
+from droseg.report.failures import MISSED, failures
 from droseg.report.subgroups import MEAN
 
 WORDS = (
@@ -100,7 +101,7 @@ def paper_table(runs: Sequence[Evidence], columns: Sequence[Column]) -> tuple[li
     """
     reference = runs[0].reference
     sides = [*([reference] if reference is not None else []), *runs]
-    header = ["group", "n", "missed"]
+    header = ["group", "n", next(iter(failures(runs[0].cases)))]  # missed, or failed if no one knows
     for column in columns:
         header += [column.title() + (f", {side.name}" if len(sides) > 1 else "") for side in sides]
     tables = [_by_key(side) for side in sides]
@@ -217,7 +218,9 @@ def _notes(runs: Sequence[Evidence], columns: Sequence[Column]) -> str:
         notes += "iqr: 25th and 75th percentile. "
     if any("ci" in re.findall(r"\w+", column.form) for column in columns):
         notes += "ci: 95 % bootstrap interval over patients, of the number before it. "
-    notes += f"n: cases; missed: cases of {runs[0].name} that miss a structure. {SIZE_LEGEND}"
+    kind = next(iter(failures(runs[0].cases)))
+    what = "miss a structure" if kind == MISSED else "have Dice or NSD 0 and no distance of a structure"
+    notes += f"n: cases; {kind}: cases of {runs[0].name} that {what}. {SIZE_LEGEND}"
     if runs[0].comparison is not None:
         notes += f" ⁺ helped, ⁻ hurt against {runs[0].baseline_name}. {runs[0].comparison.rule()}"
     return notes

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from droseg.metrics import OVERLAP_METRICS, higher_is_better, is_false_positive, is_missed
+from droseg.metrics import OVERLAP_METRICS, higher_is_better
 from droseg.metrics.groups import ALL, case_values
 from droseg.report.console import format_value, metric_label, size_sign
+from droseg.report.failures import any_failure, failures_by_case
 from droseg.report.subgroups import iterate_groups, size_mark
 
 _WIDTH, _LEFT, _RIGHT, _FAILED = 520, 12, 12, 60
@@ -44,19 +45,17 @@ class _Scale:
 
 def case_points(cases: pd.DataFrame, axes: Sequence[str], metric: str) -> pd.DataFrame:
     """Return one row per case: value to draw, penalized value, whether it failed, and what to say on hover."""
-    failed = is_missed(cases) | is_false_positive(cases)
-    shown = cases.assign(_value=cases[metric].astype(float), _failed=failed)
+    shown = cases.assign(_value=cases[metric].astype(float), _failed=any_failure(cases))
     grouped = shown.groupby("case_id", sort=False)
     table = pd.DataFrame(
         {
             "value": grouped["_value"].mean(),
             "penalized": case_values(cases, metric),
             "failed": grouped["_failed"].any(),
-            "missed": _names(cases[is_missed(cases)]),
-            "false_positive": _names(cases[is_false_positive(cases)]),
+            "why": failures_by_case(cases),
         },
         index=pd.Index(cases["case_id"].unique(), name="case_id"),
-    ).fillna({"missed": "", "false_positive": ""})
+    ).fillna({"why": ""})
     table = table.join(cases.drop_duplicates("case_id").set_index("case_id")[["patient_id", *axes]])
     if higher_is_better(metric):
         table["value"] = table["penalized"]
@@ -103,10 +102,6 @@ def strip_plot(points: Sequence[pd.DataFrame], names: Sequence[str], axis: str, 
 def legend_mark(run: int) -> str:
     """Return the mark of a run for a legend, as SVG."""
     return f'<svg viewBox="0 0 14 14" class="run{run}">{_mark(run, 7, 7, "")}</svg>'
-
-
-def _names(rows: pd.DataFrame) -> pd.Series:
-    return rows.groupby("case_id")["structure"].agg(", ".join)
 
 
 def _scale(points: Sequence[pd.DataFrame], metric: str, right: float) -> _Scale:
@@ -213,8 +208,7 @@ def _point(row: dict[str, Any], index: int, scale: _Scale, metric: str, y: float
     x, y = _failed_x(index, scale) if in_field else scale.x(row["value"]), y + _jitter(index)
     value = format_value(row["penalized"], metric)
     title = f"{row['case_id']} ({name}): {value}"
-    title += f"; missed {row['missed']}" if row["missed"] else ""
-    title += f"; false positive {row['false_positive']}" if row["false_positive"] else ""
+    title += f"; {row['why']}" if row["why"] else ""
     hover = f"<title>{escape(title)}</title>"
     if row["failed"]:
         return f'<path class="failed" d="M{x - 3.5:.1f} {y - 3.5:.1f}l7 7m0-7l-7 7">{hover}</path>'

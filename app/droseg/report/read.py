@@ -68,6 +68,7 @@ def read_seeds(
     where: Sequence[tuple[str, str]] = (),
     percent: bool = False,
     other_scale: Collection[str] = (),
+    groups: Mapping[str, Mapping[str, str]] | None = None,
     notes: list[tuple[Path, str]] | None = None,
 ) -> pd.DataFrame:
     """Return the cases tables of several trainings one below the other, told apart by the column `seed`.
@@ -84,6 +85,7 @@ def read_seeds(
         where: keep rows with this (column, value); several values of one column: any of them.
         percent: the scores (higher is better) are given in percent.
         other_scale: scores that are no fractions, or not given in percent though the others are.
+        groups: axis -> case_id -> group, for the axes that a file has no column of.
         notes: takes file and sentence of what a reader should know of how it was read.
 
     Raises:
@@ -97,7 +99,7 @@ def read_seeds(
         source = _keep(read_text(Path(path), note), where)
         columns = {"case_id": case_column, "structure": structure_column}
         patient = patient_column or ("patient_id" if "patient_id" in source.fields.columns else case_column)
-        table = _own_names(source, columns | {"patient_id": patient}, metrics or {}, axes)
+        table = _own_names(source, columns | {"patient_id": patient}, metrics or {}, axes, groups or {})
         check_ids(table, source.path)
         table["patient_id"] = fill_patients(table, source.path, note)
         check_groups(table, group_axes(table), str(path))
@@ -142,6 +144,7 @@ def _own_names(
     columns: Mapping[str, str],
     metrics: Mapping[str, str],
     axes: Sequence[str] | None,
+    groups: Mapping[str, Mapping[str, str]],
 ) -> pd.DataFrame:
     """Return the columns in use under droseg's names, with numbers as floats."""
     raw, path = source.fields, source.path
@@ -163,14 +166,21 @@ def _own_names(
         axes = [c for c in raw.columns if own_file and c not in used and not is_own_column(c)]
     else:
         refuse_own_columns(axes, {*columns.values(), *metrics, *metrics.values()}, source=f"{path}: ")
+    others = {axis: groups[axis] for axis in axes if axis in groups and axis not in raw.columns}
     for column in axes:
-        source.need(column, "Correct --group-by.")
+        if column not in others:
+            source.need(column, "Correct --group-by, or give a --datalist whose cases have this group.")
 
     table = pd.DataFrame({name: raw[columns[name]] for name in ("case_id", "patient_id", "structure")})
     for name, column in {**metrics, **volumes}.items():
         table[name] = source.numbers(column)
     for column in axes:
-        if column not in table.columns:
+        if column in others:
+            of_case = table["case_id"].map(dict(others[column]))
+            if of_case.isna().all():
+                raise InputError(f"{path}: the datalist knows the group '{column}' of none of its cases.")
+            table[column] = of_case.astype(object).where(of_case.notna(), None)
+        elif column not in table.columns:
             table[column] = raw[column].where(raw[column] != "", None).astype(object)
     if "diagonal_mm" in raw.columns:
         table["diagonal_mm"] = source.numbers("diagonal_mm")

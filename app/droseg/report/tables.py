@@ -8,11 +8,12 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from droseg.metrics import higher_is_better, is_false_positive, is_missed
+from droseg.metrics import higher_is_better
 from droseg.metrics.groups import ALL
 from droseg.report.compare import default_min_effect
 from droseg.report.console import format_value, interval_text, metric_label, size_sign
 from droseg.report.evidence import Evidence, Row, worst_row
+from droseg.report.failures import failures
 from droseg.report.subgroups import MEAN, size_mark
 from droseg.report.verdict import tail_of
 
@@ -58,7 +59,7 @@ def axis_table(evidence: Evidence, axis: str) -> str:
         cells += [str(counts.get(group) or "–") for counts in failed.values()]
         for metric in metrics:
             cells += _value_cells(by_metric[metric].get(group), metric)
-        beside = [_change_cell(changes.get(group), main)] if evidence.comparison is not None else []
+        beside = [change_cell(changes.get(group), main)] if evidence.comparison is not None else []
         if evidence.trainings > 1:
             beside.append(format_value(_spread(evidence, axis, group, main), main))
         cells[2:2] = beside
@@ -149,18 +150,13 @@ def failures_table(evidence: Evidence) -> str:
     """Return every missed and every false-positive structure of the run, and whether the baseline did the same."""
     header = ["case", "structure", "what", "reference (ml)", "prediction (ml)", *map(escape, evidence.axes)]
     assumed = set() if evidence.record is None else set(evidence.record.assumed)
-    tables = [("missed", is_missed(evidence.cases)), ("false positive", is_false_positive(evidence.cases))]
     before: dict[str, set[tuple[str, str]]] = {}
     if evidence.baseline is not None:
         header.append("in the baseline")
-        for what, flags in (
-            ("missed", is_missed(evidence.baseline)),
-            ("false positive", is_false_positive(evidence.baseline)),
-        ):
-            before[what] = _keys(evidence.baseline[flags])
+        before = {what: _keys(evidence.baseline[flags]) for what, flags in failures(evidence.baseline).items()}
         known = _keys(evidence.baseline)
     rows = []
-    for what, flags in tables:
+    for what, flags in failures(evidence.cases).items():
         for row in evidence.cases[flags].to_dict("records"):
             volumes = [f"{row[c]:.2f}" if c in row else "–" for c in ("volume_ref_ml", "volume_pred_ml")]
             shown = f"{what} (no prediction)" if row["case_id"] in assumed else what
@@ -168,7 +164,7 @@ def failures_table(evidence: Evidence) -> str:
             cells += [escape(str(row[axis])) for axis in evidence.axes]
             if evidence.baseline is not None:
                 key = (row["case_id"], row["structure"])
-                cells.append("also" if key in before[what] else "no" if key in known else "no such case")
+                cells.append("also" if key in before.get(what, ()) else "no" if key in known else "no such case")
             rows.append(("", cells))
     return html_table(header, rows, "text")
 
@@ -204,8 +200,7 @@ def format_p(value: float) -> str:
 def _failures_by_group(evidence: Evidence, axis: str) -> dict[str, dict[str, int]]:
     """Return what -> group -> count of the kinds of failure that happened at all."""
     groups = evidence.cases[axis].astype(str)
-    kinds = {"missed": is_missed(evidence.cases), "false positive": is_false_positive(evidence.cases)}
-    happened = {what: flags.groupby(groups).sum() for what, flags in kinds.items() if flags.any()}
+    happened = {w: flags.groupby(groups).sum() for w, flags in failures(evidence.cases).items() if flags.any()}
     return {what: {str(group): int(count) for group, count in sums.items()} for what, sums in happened.items()}
 
 
@@ -237,11 +232,12 @@ def _spread(evidence: Evidence, axis: str, group: str, metric: str) -> float:
     return float(rows["std_between"].iloc[0]) if len(rows) else float("nan")
 
 
-def _change_cell(row: Row | None, metric: str) -> str:
+def change_cell(row: Row | None, metric: str) -> str:
+    """Return the word of a comparison and the difference; a dash without one."""
     if row is None:
         return "–"
     difference = format_value(row["difference"], metric, sign=True)
-    return f'<span class="{row["verdict"]}">{row["verdict"]}</span> <small>{difference}</small>'
+    return f'<span class="{row["verdict"]}">{row["verdict"]}</span><br><small>{difference}</small>'
 
 
 def _word_cell(row: Row) -> str:

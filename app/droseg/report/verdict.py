@@ -7,11 +7,12 @@ from html import escape
 
 import numpy as np
 
-from droseg.metrics import higher_is_better, is_false_positive, is_missed
+from droseg.metrics import higher_is_better
 from droseg.metrics.groups import ALL, case_values
 from droseg.metrics.names import tail_percentile
 from droseg.report.console import format_value, interval_text, metric_label
 from droseg.report.evidence import Evidence, Row, best_row, worst_row
+from droseg.report.failures import FAILED, failures
 from droseg.report.record import different_tolerances
 from droseg.report.subgroups import MIN_PATIENTS
 
@@ -109,15 +110,19 @@ def _worst_case(evidence: Evidence, row: Row, metric: str) -> str:
 
 def _failures(evidence: Evidence) -> str:
     parts = []
-    for what, flags in (("missed", is_missed(evidence.cases)), ("false positive", is_false_positive(evidence.cases))):
+    for what, flags in failures(evidence.cases).items():
         if flags.any():
             rows = evidence.cases[flags]
             names = rows["structure"].value_counts()
             most = ("most often " if len(names) > 1 else "") + escape(str(names.index[0]))
             verb = "was" if len(rows) == 1 else "were"
             cases = _count(rows["case_id"].nunique(), "case")
-            parts.append(f"{_count(len(rows), 'structure')} {verb} {what} in {cases} ({most})")
+            parts.append(
+                f"{_count(len(rows), 'structure')} {'' if what == FAILED else verb + ' '}{what} in {cases} ({most})"
+            )
     if not parts:
+        if FAILED in failures(evidence.cases):
+            return "No structure failed entirely, as far as the table shows (it has no volumes)."
         return "No structure was missed entirely, and none was predicted that is not there."
     return f"{' and '.join(parts)}; each counts as a failure: Dice 0, distance = {_penalty(evidence)}."
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from droseg.data.datalist import Datalist
 from droseg.errors import InputError
 from droseg.metrics.axes import axis_columns
 from droseg.report.card import ModelCard, write_card
-from droseg.report.evidence import Evidence, Settings, collect_evidence
+from droseg.report.evidence import Evidence, Settings, collect_evidence, subgroups_file
 from droseg.report.export import report_json
 from droseg.report.page import report_page
 from droseg.report.paper import latex, markdown, paper_table, parse_columns
@@ -202,8 +201,7 @@ def _no_pictures(datalist: Datalist | None, pred_dir: PathLike | None, num_pictu
 def _write(out: Path, texts: Mapping[str, str], runs: Sequence[Evidence], pictures: Sequence[Picture]) -> Report:
     reference = runs[0].reference
     sides = [*runs, *([reference] if reference is not None else [])]
-    csvs = {"subgroups.csv": runs[0].subgroups}
-    csvs |= {f"subgroups_{_file_name(side.name)}.csv": side.subgroups for side in sides[1:]}
+    csvs = {subgroups_file(side, runs[0]): side.subgroups for side in sides}
     csvs["subgroups_penalized.csv"] = _stacked([(side.name, side.penalized) for side in sides])
     csvs["gaps.csv"] = _stacked([(side.name, side.gaps) for side in sides])
     compared = [(run.name, run.comparison.table) for run in runs if run.comparison is not None]
@@ -232,7 +230,3 @@ def _stacked(tables: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
         part.insert(0, "run", name)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name).strip("_.") or "run"
