@@ -7,9 +7,9 @@ from html import escape
 
 from droseg.metrics.groups import ALL
 from droseg.report.console import SIZE_LEGEND, format_value, metric_label
-from droseg.report.evidence import Evidence
+from droseg.report.evidence import Evidence, Row
 from droseg.report.subgroups import MEAN
-from droseg.report.tables import change_cell, comparison_table, html_table, main_metrics, trainings_table
+from droseg.report.tables import breakable, change_cell, comparison_table, html_table, main_metrics, trainings_table
 
 
 def comparison_section(runs: Sequence[Evidence]) -> str:
@@ -60,12 +60,12 @@ def structure_changes(run: Evidence, metric: str) -> str:
     if run.comparison is None:
         return ""
     table = run.comparison.table
-    rows = table[(table["metric"] == metric) & (table["structure"] != MEAN)].to_dict("records")
+    rows: list[Row] = table[(table["metric"] == metric) & (table["structure"] != MEAN)].to_dict("records")  # type: ignore[assignment]
     cells = {(row["structure"], row["axis"], row["group"]): row for row in rows}
     groups = list(dict.fromkeys((row["axis"], row["group"]) for row in rows))
-    header = ["structure", *("all cases" if axis == ALL else escape(f"{axis} = {group}") for axis, group in groups)]
+    header = ["structure", *("all cases" if axis == ALL else breakable(f"{axis} = {group}") for axis, group in groups)]
     body = [
-        ("", [escape(str(structure)), *(change_cell(cells.get((structure, *group)), metric) for group in groups)])
+        ("", [breakable(str(structure)), *(change_cell(cells.get((structure, *group)), metric) for group in groups)])
         for structure in dict.fromkeys(row["structure"] for row in rows)
     ]
     label = escape(metric_label(metric))

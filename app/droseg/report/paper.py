@@ -191,7 +191,8 @@ def _number(row: Row, word: str, metric: str, owner: str) -> str:
     if word.startswith("n"):
         return str(int(row[word]))
     parts = _bounds(owner, metric) if word == "ci" else None
-    return ", ".join(format_value(row[part], metric) for part in parts or _PAIRS.get(word, (word,)))
+    columns: tuple[str, ...] = parts or _PAIRS.get(word) or (word,)
+    return ", ".join(format_value(row[column], metric) for column in columns)
 
 
 def _groups(run: Evidence) -> list[tuple[str, str]]:

@@ -162,7 +162,7 @@ def _plot_legend(names: Sequence[str], named: int | None) -> str:
     legend = [f"<span>{legend_mark(i)}{escape(name)}</span>" for i, name in enumerate(names)]
     legend.append(
         '<span><svg viewBox="0 0 14 14" class="run0"><path class="failed" d="M3 3l8 8m0-8l-8 8"/></svg>'
-        "a structure missed or false positive</span>"
+        "a structure missed, false positive or failed</span>"
         "<span>box: quartiles and median, failures counted; line: 5th to 95th percentile</span>"
     )
     note = "Each mark is one case, the mean over its structures; hover for its name."

@@ -7,7 +7,7 @@ CSS = """
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
 body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto,
   "Helvetica Neue", Arial, sans-serif; }
-main, header, footer { max-width: 1160px; margin: 0 auto; padding: 0 24px; }
+main, header, footer { max-width: 1280px; margin: 0 auto; padding: 0 24px; }
 header { padding-top: 40px; }
 h1 { font-size: 1.85rem; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.015em; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 56px 0 8px; padding-top: 20px; border-top: 1px solid var(--line);
@@ -43,12 +43,12 @@ a:hover { text-decoration: underline; }
   linear-gradient(to right, rgba(28, 36, 48, 0.18), transparent) left / 12px 100% no-repeat scroll,
   linear-gradient(to left, rgba(28, 36, 48, 0.18), transparent) right / 12px 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: 0.84375rem; font-variant-numeric: tabular-nums; min-width: 50%; }
-th, td { padding: 7px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: 7px 8px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; color: var(--quiet); font-size: 0.8125rem; line-height: 1.3; vertical-align: bottom;
   white-space: normal; }
 thead th { border-bottom: 2px solid var(--line); }
 th:first-child, td:first-child, .left { text-align: left; }
-td:first-child { font-weight: 600; white-space: normal; overflow-wrap: anywhere; min-width: 9em; max-width: 24em; }
+td:first-child { font-weight: 600; white-space: normal; overflow-wrap: anywhere; min-width: 8em; max-width: 24em; }
 tr.all td { border-bottom: 2px solid var(--line); }
 tr.unranked td { color: var(--quiet); font-weight: 400; }
 h3.run { font-size: 1.125rem; border-bottom: 2px solid var(--line); padding-bottom: 4px; }
@@ -113,7 +113,7 @@ footer { margin-top: 48px; padding-bottom: 40px; font-size: 0.8125rem; color: va
   .tile b { font-size: 1.35rem; }
   th, td { padding: 6px 8px; }
   th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
-  td:first-child { white-space: normal; min-width: 96px; }
+  td:first-child { min-width: 116px; }
   th:first-child, td:first-child { max-width: 40vw; overflow-wrap: anywhere; border-right: 1px solid var(--line); }
   .plot { font-size: 17px; }
   .plot .ticks, .plot .quiet { font-size: 15px; }
@@ -121,7 +121,7 @@ footer { margin-top: 48px; padding-bottom: 40px; font-size: 0.8125rem; color: va
   dd { margin-bottom: 10px; }
 }
 @media print {
-  @page { margin: 14mm; }
+  @page { size: landscape; margin: 12mm; }
   body { font-size: 10.5pt; }
   main, header, footer { max-width: none; padding: 0; }
   header { padding-top: 0; }
@@ -133,8 +133,9 @@ footer { margin-top: 48px; padding-bottom: 40px; font-size: 0.8125rem; color: va
   .scroll, details .scroll { overflow: visible; max-height: none; background: none; }
   table { font-size: 8pt; min-width: 0; max-width: 100%; }
   td small { font-size: 0.9em; }
-  th, td { padding: 2.5pt 4pt; white-space: normal; overflow-wrap: anywhere; }
-  td:first-child { min-width: 0; }
+  th, td { padding: 2.5pt 4pt; }
+  .text td { white-space: normal; }
+  td:first-child { min-width: 6em; }
   /* Folded parts are long tables that lie beside the page as CSV; only the notes for that are printed. */
   details { border: none; padding: 0; margin: 4pt 0; }
   details::details-content { content-visibility: visible; display: block; height: auto; }

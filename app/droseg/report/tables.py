@@ -30,6 +30,11 @@ def html_table(header: Iterable[str], rows: Iterable[tuple[str, Sequence[str]]],
     return f'<div class="scroll"><table class="{css}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def breakable(text: str) -> str:
+    """Return the text, escaped, that a narrow column may break after an underscore rather than anywhere."""
+    return escape(text).replace("_", "_<wbr>")
+
+
 def axis_table(evidence: Evidence, axis: str) -> str:
     """Return one row per group: how many, what failed, and mean, bad tail and worst case of Dice and HD95 (penalized).
 
@@ -38,16 +43,16 @@ def axis_table(evidence: Evidence, axis: str) -> str:
     metrics = main_metrics(evidence)
     main = evidence.main_metric
     failed = _failures_by_group(evidence, axis)
-    header = [escape(axis), "cases", *failed]
+    header = [breakable(axis), "cases", *([" / ".join(failed)] if failed else [])]
     for metric in metrics:
         header += [f"{metric_label(metric)}, mean", tail_of(metric), "worst 10&nbsp;%", "worst"]
     changes = {row["group"]: row for row in evidence.changes(main, axis)}
-    beside = []  # of the main metric; at the right end they would be the first that a narrow screen cuts
+    beside = []  # of the main metric; at the right end a narrow screen would cut it first
     if evidence.comparison is not None:
-        beside.append(f"{metric_label(main)} against {escape(evidence.baseline_name)}")
+        beside.append(f"{metric_label(main)} against {breakable(evidence.baseline_name)}")
     if evidence.trainings > 1:
         beside.append(f"± of {evidence.trainings} trainings")
-    header[2:2] = beside
+    header[2:2] = [", ".join(beside)] if beside else []
     by_metric = {m: {row["group"]: row for row in evidence.groups(m, axis)} for m in metrics}
     ranked = evidence.ranked(metrics[0], axis)
     names = {row["group"] for row in ranked}
@@ -55,14 +60,14 @@ def axis_table(evidence: Evidence, axis: str) -> str:
     rows = []
     for group in dict.fromkeys(group for table in by_metric.values() for group in table):
         first = _first(by_metric, group)
-        cells = [escape(group), f"{first['n']}{size_sign(first['size'])}"]
-        cells += [str(counts.get(group) or "–") for counts in failed.values()]
+        cells = [breakable(group), f"{first['n']}{size_sign(first['size'])}"]
+        cells += [" / ".join(str(counts.get(group) or 0) for counts in failed.values())] if failed else []
         for metric in metrics:
             cells += _value_cells(by_metric[metric].get(group), metric)
         beside = [change_cell(changes.get(group), main)] if evidence.comparison is not None else []
         if evidence.trainings > 1:
-            beside.append(format_value(_spread(evidence, axis, group, main), main))
-        cells[2:2] = beside
+            beside.append(f"<small>± {format_value(_spread(evidence, axis, group, main), main)}</small>")
+        cells[2:2] = [" ".join(beside)] if beside else []
         rows.append(("worst" if group == worst else "" if group in names else "unranked", cells))
     return html_table(header, rows)
 
@@ -108,10 +113,10 @@ def structure_table(evidence: Evidence, axis: str) -> str:
     if not higher_is_better(metric):
         best, worst = worst, best
     groups = [str(group) for group in wide.columns.get_level_values("group")]
-    header = ["structure", *map(escape, groups)]
+    header = ["structure", *map(breakable, groups)]
     rows = []
     for structure, row in zip(wide.index, values, strict=True):
-        name = "mean over structures" if structure == MEAN else escape(str(structure))
+        name = "mean over structures" if structure == MEAN else breakable(str(structure))
         rows.append(("", [name, *(_heat(v, metric, best, worst) for v in row)]))
     # Background colors belong to the cell, so these cells are built here.
     cells = html_table(header, rows, "heat")
@@ -127,7 +132,7 @@ def comparison_table(evidence: Evidence, metric: str) -> str:
     for row in [*evidence.changes(metric, ALL), *evidence.changes(metric)]:
         name = "all cases" if row["axis"] == ALL else f"{row['axis']} = {row['group']}"
         values = {key: format_value(row[key], metric) for key in row if isinstance(row[key], float)}
-        cells = [escape(name), f"{row['n']}{size_sign(size_mark(row['n_patients']))}"]
+        cells = [breakable(name), f"{row['n']}{size_sign(size_mark(row['n_patients']))}"]
         cells += [values["baseline_mean"], values["mean"], interval_text(row, metric), format_p(row["p_holm"])]
         cells.append(_word_cell(row))
         cells += [f"{values['baseline_' + key]} → {values[key]}" for key in ("tail", "worst")]

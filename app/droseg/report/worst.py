@@ -9,7 +9,7 @@ from droseg.report.console import format_value, metric_label
 from droseg.report.evidence import Evidence
 from droseg.report.failures import failures_by_case
 from droseg.report.pictures import Picture, worst_cases
-from droseg.report.tables import html_table
+from droseg.report.tables import breakable, html_table
 
 _ROWS = 10
 
@@ -33,7 +33,7 @@ def worst_table(run: Evidence) -> str:
     for case_id, structure, value, own in worst_cases(run.cases, metric, _ROWS):
         cells = [case_id, *(_group(groups.loc[case_id, axis]) for axis in run.axes)]
         cells += [format_value(value, metric), structure, format_value(own, metric), str(why.get(case_id, "–"))]
-        rows.append(("", [escape(cell) for cell in cells]))
+        rows.append(("", [breakable(cell) for cell in cells]))
     return html_table(header, rows, "text")
 
 
