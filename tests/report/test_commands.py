@@ -20,7 +20,10 @@ def test_evaluate_then_report_leaves_all_files(cohort, tmp_path, capsys):
     assert evaluate(tmp_path, "--pred", pred) == 0
     assert "4 of 4 cases" in capsys.readouterr().out
     table = str(tmp_path / "eval" / "case_metrics.csv")
-    report = ["report", table, "--baseline", table, "--group-by", "anatomy", "--out", str(tmp_path / "report")]
+    before = tmp_path / "before.csv"
+    pd.read_csv(table).assign(dice=0.9).to_csv(before, index=False)
+    report = ["report", table, "--baseline", str(before), "--group-by", "anatomy", "--out", str(tmp_path / "report")]
+    report += ["--baseline-name", "the baseline"]
     assert main([*report, "--datalist", str(cohort.path), "--pred", pred]) == 0
     out = capsys.readouterr().out
     assert "anatomy = rare" in out
@@ -205,3 +208,54 @@ def test_a_picture_that_cannot_be_drawn_is_said(cohort, tmp_path, capsys):
     table = str(tmp_path / "eval" / "case_metrics.csv")
     assert main(["report", table, "--datalist", str(cohort.path), "--pred", str(pred), "--out", str(tmp_path)]) == 0
     assert "note: no picture of c0: no prediction in" in capsys.readouterr().err
+
+
+def foreign_pair(tmp_path, worse_by):
+    """Two tables of other software whose HD95 differs by so many mm, for all of 12 cases."""
+    paths = []
+    for name, shift in (("a", 0.0), ("b", worse_by)):
+        rows = [f"s{i},WM,{2 + 0.01 * i * (i % 3) + shift:.2f},g{i % 2}" for i in range(12)]
+        paths.append(tmp_path / f"{name}.csv")
+        paths[-1].write_text("Subject,Region,HD95,Group\n" + "\n".join(rows) + "\n")
+    return [str(path) for path in paths]
+
+
+def test_a_foreign_distance_that_grows_hurts_and_is_no_score(tmp_path, capsys):
+    before, after = foreign_pair(tmp_path, worse_by=2.0)
+    arguments = ["report", after, "--baseline", before, "--case-column", "Subject", "--structure-column", "Region"]
+    arguments += ["--group-by", "Group", "--bootstrap", "100", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--metric", "HD95:HD95"]) == 2
+    assert "HD95:COLUMN:lower" in capsys.readouterr().err
+    assert main([*arguments, "--metric", "HD95:HD95:lower"]) == 0
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv").query("axis == 'all' and structure == 'WM'")
+    assert table["verdict"].tolist() == ["hurt"]
+    assert table["worst"].item() == pytest.approx(4.22)  # case 11: 2 + 0.01 * 11 * 2, and 2 more
+    assert pd.read_csv(tmp_path / "out" / "gaps.csv")["equity_scaled"].isna().all()
+    assert "Lower is better: HD95_lower." in (tmp_path / "out" / "report.html").read_text()
+    assert main([*arguments, "--metric", "dice:HD95:lower"]) == 2
+    assert "dice is a metric of droseg" in capsys.readouterr().err
+
+
+def test_a_table_counts_once(make_cases, write_csv, tmp_path, capsys):
+    """A copy among the trainings would be a training without any spread; as baseline, no difference at all."""
+    first, other = write_csv(make_cases(1), "1.csv"), write_csv(make_cases(2), "2.csv")
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(first.read_bytes())
+    out = ["--bootstrap", "0", "--out", str(tmp_path / "out")]
+    for arguments in ([first, other, copy], [first, "--baseline", copy], [first, "--baseline", other, other]):
+        assert main(["report", *map(str, arguments), *out]) == 2
+        assert "has the same content as" in capsys.readouterr().err
+    assert main(["report", str(first), "--baseline", str(other), *out]) == 0
+
+
+def test_how_a_table_was_read_is_said_on_both_sides(tmp_path, capsys):
+    path = tmp_path / "secret.csv"
+    rows = "".join(f"c{i},,a,0.9\n" for i in range(3))
+    path.write_text(f"case_id,patient_id,structure,dice\n{rows}")
+    command = ["report", str(path), "--bootstrap", "0", "--out", str(tmp_path / "out")]
+    assert main([*command, "--pseudonyms"]) == 0
+    assert f"note: {path}: 3 cases have no patient" in capsys.readouterr().err
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "3 cases of 3 patients" in page
+    assert "3 cases have no patient; each of them counts as a patient of its own." in page
+    assert "secret" not in page

@@ -120,7 +120,7 @@ def test_equal_runs_are_inconclusive_everywhere(make_cases):
 def test_cases_in_only_one_run_are_listed_and_left_out(make_cases):
     run, baseline = make_cases(), make_cases()
     comparison = compare_runs(run[run["case_id"] != "c01"], baseline[baseline["case_id"] != "c02"], [], ["dice"])
-    assert (comparison.only_run, comparison.only_baseline) == (["c02"], ["c01"])
+    assert (comparison.run_alone.cases, comparison.baseline_alone.cases) == (["c02"], ["c01"])
     assert row(comparison, "all", "dice")["n"] == 22
 
 
@@ -192,3 +192,27 @@ def test_runs_on_other_cases_cannot_be_compared(make_cases):
     run = make_cases().assign(case_id=lambda t: "x" + t["case_id"])
     with pytest.raises(InputError, match=r"no case and structure in common.*'xc00'.*'c00'"):
         compare_runs(run, make_cases(), [], ["dice"])
+
+
+def test_a_structure_of_one_run_only_is_named_and_leaves_the_mean(make_cases):
+    run, baseline = make_cases(1), make_cases(2)
+    comparison = compare_runs(run, baseline[baseline["structure"] != "b"], [], ["dice"])
+    assert comparison.structures == ["a", "c"]
+    assert (comparison.run_alone.structures, comparison.baseline_alone.structures) == (["b"], [])
+    means = [t[t["structure"] != "b"].groupby("case_id")["dice"].mean().mean() for t in (run, baseline)]
+    assert row(comparison, "all", "dice")["difference"] == pytest.approx(means[0] - means[1])
+    assert comparison.unpaired("DRO", "ERM") == [
+        "only in DRO, not compared: structure b; means over structures are over a, c here"
+    ]
+
+
+def test_rows_of_one_run_only_are_counted_and_named(make_cases):
+    run, baseline = make_cases(1), make_cases(2)
+    gone = (run["structure"] == "b") & (run["case_id"] < "c12")
+    comparison = compare_runs(run[~gone], baseline, [], ["dice"])
+    assert comparison.baseline_alone.rows == [(f"c{i:02d}", "b") for i in range(12)]
+    assert comparison.run_alone.rows == []
+    assert row(comparison, "all", "dice", "b")["n"] == 12
+    sentence = comparison.unpaired("DRO", "ERM")[0]
+    assert sentence.startswith("only in ERM, not compared: 12 rows (b), c00: b, c01: b, ")
+    assert "c09: b and 2 more rows (all of them in report.json)" in sentence

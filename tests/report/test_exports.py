@@ -67,6 +67,26 @@ def test_a_form_is_a_text_whose_words_are_replaced(make_cases, tmp_path):
     assert rows["all"][7].endswith("; 1/24")
 
 
+def test_an_interval_is_that_of_the_number_before_it(make_cases, tmp_path):
+    columns = ["dice:mean±std [ci]", "dice:p10[ci]", "dice:cvar10 [ci]", "hd95_mm@a:p90[ci], n"]
+    report = write_report(make_cases(), tmp_path, axes=["anatomy"], tables=columns, num_bootstrap=200)
+    _, rows = markdown_rows(tmp_path / "table.md")
+    keys = ["axis", "group", "structure", "metric"]
+    table = report.evidence.penalized.set_index(keys)
+    own = table.loc[("all", "all", "mean", "dice")]
+    for cell, name in zip(rows["all"][3:6], ("ci", "tail_ci", "cvar10_ci"), strict=True):
+        assert cell.endswith(f"[{own[name + '_low']:.3f}, {own[name + '_high']:.3f}]")
+    own = table.loc[("all", "all", "a", "hd95_mm")]
+    assert rows["all"][6] == f"{own['p90']:.2f} [{own['tail_ci_low']:.2f}, {own['tail_ci_high']:.2f}], 24"
+    assert "of the number before it" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("form", ["median[ci]", "p90 [ci]", "mean, worst[ci]", "iqr [ci]"])
+def test_an_interval_of_a_number_that_has_none_is_refused(make_cases, tmp_path, form):
+    with pytest.raises(InputError, match=r"there is no interval of \w+; those of dice: mean\[ci\], p10\[ci\]"):
+        write_report(make_cases(), tmp_path, axes=[], tables=[f"dice:{form}"], num_bootstrap=0)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -128,7 +148,7 @@ def test_pseudonyms_leave_no_id_in_any_file(cohort, tmp_path):
         assert str(tmp_path) not in text, path.name  # not in the reasons for missing pictures either
     page = report.html.read_text()
     assert len(set(re.findall(r"case_\d{3}", page))) == 4
-    assert "Only in This run, and left out of the comparison (1): case_" in page
+    assert "Only in This run, not compared: case_" in page
 
 
 def test_pseudonyms_change_no_number(make_cases, tmp_path):

@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 
 from droseg.report.gaps import COLUMNS, equity_scaled, gap_table
 from droseg.report.subgroups import COLUMNS as SUBGROUP_COLUMNS
-from droseg.report.subgroups import cvar, penalized_table, subgroup_table
+from droseg.report.subgroups import TAIL_COLUMNS, cvar, penalized_table, subgroup_table
 
 METRICS = ["dice", "hd95_mm"]
 
@@ -53,7 +53,7 @@ def test_cvar_of_normal_values_is_that_of_the_closed_form():
 def test_the_penalized_table_adds_its_columns_to_the_agreed_ones(make_cases):
     cases = make_cases()
     table = penalized_table(cases, ["anatomy"], METRICS, num_bootstrap=50)
-    assert tuple(table.columns) == (*SUBGROUP_COLUMNS, "n_patients", "size", "cvar10")
+    assert tuple(table.columns) == (*SUBGROUP_COLUMNS, *TAIL_COLUMNS)
     plain = subgroup_table(cases, ["anatomy"], METRICS, penalize=True, num_bootstrap=50)
     pd.testing.assert_frame_equal(table[list(SUBGROUP_COLUMNS)], plain)
 
@@ -131,3 +131,9 @@ def test_a_gap_repeats_with_its_seed(make_cases):
     first, again, other = (gaps_of(make_cases(), ["anatomy"], seed=s) for s in (3, 3, 4))
     pd.testing.assert_frame_equal(first, again)
     assert not np.allclose(first["gap_ci_low"], other["gap_ci_low"])
+
+
+def test_equity_is_scaled_for_fractions_only(make_cases):
+    cases = make_cases().assign(psnr=lambda t: 100 * t["dice"])
+    table = gap_table(cases, penalized_table(cases, ["anatomy"], ["dice", "psnr"]), ["anatomy"], ["dice", "psnr"])
+    assert table.groupby("metric")["equity_scaled"].count().to_dict() == {"dice": 4, "psnr": 0}

@@ -156,8 +156,8 @@ def test_a_baseline_goes_before_the_first_run(make_cases, write_csv, tmp_path):
     ],
 )
 def test_runs_that_cannot_be_told_apart_are_errors(make_cases, write_csv, tmp_path, capsys, arguments, message):
-    path = str(write_csv(make_cases()))
-    arguments = [argument.replace("CSV", path) for argument in arguments]
+    paths = [str(write_csv(make_cases(i), f"{i}/case_metrics.csv")) for i in range(len(arguments))]
+    arguments = [argument.replace("CSV", path) for argument, path in zip(arguments, paths, strict=True)]
     assert main(["report", *arguments, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
 
@@ -183,3 +183,29 @@ def test_groups_of_a_further_run_may_be_those_of_the_first(make_cases, tmp_path)
     options = {"metrics": ["dice"], "axes": ["anatomy"], "num_bootstrap": 0}
     report = write_report(make_cases(), tmp_path, others={"other": other}, **options)
     assert rows(report.runs[1].subgroups, axis="anatomy", group="rare", structure="a", metric="dice")["n"].item() == 6
+
+
+def test_the_page_says_which_structures_and_rows_were_not_compared(make_cases, tmp_path):
+    run, baseline = make_cases(1), make_cases(2)
+    run = run[(run["structure"] != "a") | (run["case_id"] != "c03")]
+    options = {"metrics": ["dice"], "axes": [], "num_bootstrap": 0, "name": "DRO", "baseline_name": "ERM"}
+    report = write_report(run, tmp_path, baseline=baseline[baseline["structure"] != "b"], **options)
+    page = report.html.read_text()
+    verdict = "Not compared: structure b only in DRO; 1 row of shared cases only in ERM. The comparison is over a, c."
+    assert verdict in page
+    assert "ERM: a, c; DRO: a, c and b." in page
+    assert "Only in ERM, not compared: 1 rows (a), c03: a;" in page
+    comparison = json.loads((tmp_path / "report.json").read_text())["runs"][0]["comparison"]
+    assert comparison["structures_only_run"] == ["b"]
+    assert comparison["rows_only_reference"] == [{"case_id": "c03", "structure": "a"}]
+
+
+def test_the_console_lists_few_names_of_cases_that_were_not_compared(make_cases, write_csv, tmp_path, capsys):
+    cases = make_cases(num_cases=40)
+    run, base = write_csv(cases), write_csv(cases[cases["case_id"] < "c02"], "base/case_metrics.csv")
+    assert main(["report", str(run), "--baseline", str(base), "--out", str(tmp_path / "out"), *FAST]) == 0
+    out = capsys.readouterr().out
+    assert "and 28 more cases (all of them in report.json)" in out
+    assert "c39" not in out.split("only in run")[1].splitlines()[0]
+    comparison = json.loads((tmp_path / "out" / "report.json").read_text())["runs"][0]["comparison"]
+    assert len(comparison["only_run"]) == 38

@@ -16,7 +16,7 @@ from droseg.errors import InputError
 from droseg.report import read_cases, score_cases, write_report
 from droseg.report.pictures import worst_cases
 
-VOID = {"meta", "img", "br", "path", "circle", "rect"}
+VOID = {"wbr", "meta", "img", "br", "path", "circle", "rect"}
 
 
 class Page(HTMLParser):

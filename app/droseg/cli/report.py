@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from droseg.cli.evaluate import evaluated_section
+from droseg.cli.evaluate import CASES_FILE, RECORD_FILE, evaluated_section
 from droseg.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         metavar="COLUMN",
         help='group axis; may be given several times; "A*B" groups by both at once (quote it)',
     )
-    parser.add_argument("--datalist", type=Path, metavar="D", help="images and labels, for the pictures")
+    parser.add_argument(
+        "--datalist", type=Path, metavar="D", help="images and labels for the pictures, and groups that the CSV lacks"
+    )
     parser.add_argument("--data-root", type=Path, help="folder that the datalist's relative paths start from")
     parser.add_argument(
         "--pred", type=Path, metavar="DIR", help="predictions of the (first compared) run, for the pictures"
@@ -118,11 +120,17 @@ def _add_columns(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--metric",
         action="append",
-        metavar="NAME:COLUMN",
-        help="e.g. dice:DSC or hd95_mm:HD95; names in _mm are distances",
+        metavar="NAME:COLUMN[:lower|higher]",
+        help="e.g. dice:DSC or hd95_mm:HD95. Lower is better if NAME ends in _mm (a distance) or _error, else higher; "
+        "'lower' or 'higher' says so for any name, and 'higher' also that a score is no fraction. volume_ref_ml:COLUMN "
+        "and volume_pred_ml:COLUMN tell missed from false positive",
     )
     group.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep only these rows")
-    group.add_argument("--percent", action="store_true", help="dice and nsd are in percent")
+    group.add_argument(
+        "--percent",
+        action="store_true",
+        help="dice, nsd and every other score are in percent; one that is not: NAME:COLUMN:higher",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -131,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
     from droseg.metrics.axes import axis_columns
     from droseg.report.hidden import read_hidden
     from droseg.report.read import read_seeds
+    from droseg.report.record import read_record
     from droseg.report.write import write_report
 
     if args.pred is not None and not args.pred.is_dir():  # said before the tables are read
@@ -138,14 +147,18 @@ def run(args: argparse.Namespace) -> int:
     hidden = None if args.hidden is None else read_hidden(args.hidden)
     runs, reference = _runs(args)
     columns = None if args.group_by is None else axis_columns(args.group_by)
-    options = _read_options(args)
+    read_notes: list[tuple[Path, str]] = []
+    datalist = read_datalist(args.datalist, args.data_root) if args.datalist else None
+    options = _read_options(args) | {"notes": read_notes, "groups": _groups(datalist)}
+    _refuse_same_files(runs if reference is None else {**runs, reference[0]: reference[1]})
     tables: dict[str, pd.DataFrame] = {}
     for name, paths in runs.items():
         tables[name] = read_seeds(paths, axes=columns, **options)
     # The groups are those of the runs, so what they are compared with needs none.
     baseline = None if reference is None else read_seeds(reference[1], axes=(), **options)
+    for note in _read_notes(read_notes):
+        print(f"note: {note}", file=sys.stderr)
     first, *others = tables
-    datalist = read_datalist(args.datalist, args.data_root) if args.datalist else None
     sources = runs if reference is None else {**runs, reference[0]: reference[1]}
     report = write_report(
         tables[first],
@@ -166,8 +179,9 @@ def run(args: argparse.Namespace) -> int:
         pseudonyms=args.pseudonyms,
         pseudonym_key=args.pseudonym_key,
         hidden=hidden,
-        notes=[*_origins(args, sources), *_filters(args)],
+        notes=[*_origins(args, sources), *_filters(args), *_read_notes(read_notes, _hides_ids(args))],
         model_card=_model_card(args, sources, tables[first], datalist),
+        records={name: record for name, paths in sources.items() if (record := read_record(_record_files(paths)))},
     )
     _print(report)
     return 0
@@ -184,15 +198,12 @@ def _print(report: Report) -> None:
             print(group_table(evidence.penalized, metric, evidence.comparison), end="\n\n")
         for line in failure_lines(evidence.cases):
             print(line)
+        for sentence in () if evidence.record is None else evidence.record.sentences(evidence.name):
+            print(f"note: {sentence}", file=sys.stderr)
         if evidence.comparison is None:
             continue
-        sides = (
-            (evidence.comparison.only_run, evidence.name),
-            (evidence.comparison.only_baseline, evidence.baseline_name),
-        )
-        for ids, side in sides:
-            if ids:
-                print(f"only in {side}, not compared: {', '.join(ids)}")
+        for sentence in evidence.comparison.unpaired(evidence.name, evidence.baseline_name):
+            print(sentence)
     print(SIZE_LEGEND)
     if report.evidence.comparison is not None:
         print(report.evidence.comparison.rule())
@@ -230,9 +241,10 @@ def _read_options(args: argparse.Namespace) -> dict[str, Any]:
         "case_column": args.case_column,
         "patient_column": args.patient_column,
         "structure_column": args.structure_column,
-        "metrics": dict(_pair(text, ":", "--metric") for text in args.metric) if args.metric else None,
+        "metrics": dict(_metric(text) for text in args.metric) if args.metric else None,
         "where": [_pair(text, "=", "--where") for text in args.where],
         "percent": args.percent,
+        "other_scale": [_metric(text)[0] for text in args.metric or () if text.endswith(":higher")],
     }
 
 
@@ -241,6 +253,20 @@ def _pair(text: str, separator: str, option: str) -> tuple[str, str]:
     if not (found and left and right):
         raise InputError(f"{option} {text}: expected two parts with '{separator}' between them.")
     return left, right
+
+
+def _metric(text: str) -> tuple[str, str]:
+    """Return name and column of NAME:COLUMN or NAME:COLUMN:lower; the name says which direction is better."""
+    from droseg.metrics.names import with_direction
+
+    rest, _, direction = text.rpartition(":")
+    if ":" not in rest or direction not in ("lower", "higher"):
+        return _pair(text, ":", "--metric")
+    name, column = _pair(rest, ":", "--metric")
+    try:
+        return with_direction(name, direction), column
+    except ValueError as error:
+        raise InputError(f"--metric {text}: {error}") from error
 
 
 def _min_effects(texts: Sequence[str]) -> dict[str, float]:
@@ -281,11 +307,36 @@ def _origins(args: argparse.Namespace, runs: Mapping[str, Sequence[Path]]) -> li
 
 def _filters(args: argparse.Namespace) -> list[str]:
     """Return what was done to the values and which rows were kept."""
-    notes = ["dice and nsd were given in percent and divided by 100."] if args.percent else []
+    notes = ["Scores were given in percent and divided by 100."] if args.percent else []
     if args.where:
         kept = [text.partition("=")[0] + "=..." if _hides_ids(args) else text for text in args.where]
         notes.append(f"Only rows with {' and '.join(kept)}.")
     return notes
+
+
+def _groups(datalist: Datalist | None) -> dict[str, dict[str, str]]:
+    """Return axis -> case_id -> group, e.g. those of a datalist that `droseg discover --export-datalist` wrote."""
+    if datalist is None:
+        return {}
+    cases = [case for section in datalist.sections.values() for case in section]
+    return {axis: {c.case_id: c.groups[axis] for c in cases if axis in c.groups} for axis in datalist.axes}
+
+
+def _read_notes(notes: Sequence[tuple[Path, str]], hide_files: bool = False) -> list[str]:
+    """Return how the files were read, each once; the name of a file may say who the patients are."""
+    texts = [text[0].upper() + text[1:] if hide_files else f"{path}: {text}" for path, text in notes]
+    return [f"{text}." for text in dict.fromkeys(texts)]
+
+
+def _refuse_same_files(runs: Mapping[str, Sequence[Path]]) -> None:
+    """Refuse one table in two places: it would count as two trainings without any spread, or as no difference."""
+    seen: dict[str, Path] = {}
+    for path in (path for paths in runs.values() for path in paths if path.is_file()):
+        other = seen.setdefault(_sha256(path), path)
+        if other is not path:
+            raise InputError(
+                f"{path} has the same content as {other}; give each training once, and another one to compare with."
+            )
 
 
 def _model_card(
@@ -303,6 +354,11 @@ def _model_card(
         section = sections.pop() if len(sections) == 1 else ""
     digests = {name: [_sha256(path) for path in paths] for name, paths in runs.items()}
     return ModelCard(args.model_card, digests, section, _filters(args))
+
+
+def _record_files(paths: Sequence[Path]) -> list[Path]:
+    """Return where droseg evaluate wrote how it made these tables; a CSV of another name is not its own."""
+    return [path.parent / RECORD_FILE for path in paths if path.name == CASES_FILE]
 
 
 def _hides_ids(args: argparse.Namespace) -> bool:

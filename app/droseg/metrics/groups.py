@@ -42,11 +42,15 @@ def is_false_positive(cases: pd.DataFrame) -> pd.Series:
 def _zero_overlap_without_distance(cases: pd.DataFrame) -> pd.Series:
     """A table without volumes: dice or nsd 0 and no distance at all is the trace that one empty mask leaves."""
     overlaps = [m for m in OVERLAP_METRICS if m in cases.columns]
-    distances = [c for c in cases.columns if c in DISTANCE_METRICS or hausdorff_percentile(str(c)) is not None]
+    distances = [c for c in cases.columns if c in DISTANCE_METRICS or _is_distance(str(c))]
     if not overlaps or not distances:
         return pd.Series(False, index=cases.index)
     measured = pd.DataFrame(np.isfinite(cases[distances]), index=cases.index).any(axis=1)
     return (cases[overlaps] == 0).any(axis=1) & ~measured
+
+
+def _is_distance(column: str) -> bool:
+    return hausdorff_percentile(column) is not None or column.endswith("_lower")
 
 
 def largest_value(cases: pd.DataFrame, metric: str) -> float:

@@ -32,7 +32,12 @@ _LABELS = {
     "assd_mm": "ASSD (mm)",
     "nsd": "Surface Dice (NSD)",
 }
+_LOWER, _HIGHER = "_lower", "_higher"
+_LOWER_ENDS = ("_mm", "_error", "_error_ml", _LOWER)
 _HAUSDORFF = re.compile(r"hd(\d+(?:\.\d+)?)?_mm")
+_DISTANCE_LIKE = re.compile(
+    r"(?<![a-z])(hd|asd|assd|masd|rmsd|mse|rmse|mae)(?![a-z])|hausdorff|dist(ances?)?(?![a-z])|error", re.IGNORECASE
+)
 
 
 def hausdorff_percentile(metric: str) -> float | None:
@@ -64,8 +69,36 @@ def has_direction(metric: str) -> bool:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Return True for overlaps and other scores, False for distances (their names end in `_mm`) and errors."""
-    return not metric.endswith(("_mm", "_error", "_error_ml"))
+    """Return True for overlaps and other scores, False for names that end in `_mm`, `_error` or `_lower`."""
+    return not metric.endswith(_LOWER_ENDS)
+
+
+def lacks_direction(name: str) -> bool:
+    """Return whether a name looks like a distance or an error ("HD95", "RMSE") and yet would count as a score."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)  # avgHD: avg_HD
+    return not name.endswith((*_LOWER_ENDS, _HIGHER)) and bool(_DISTANCE_LIKE.search(words))
+
+
+def suggested_name(name: str) -> str:
+    """Return a name that says the direction: hd95_mm for "HD95", rmse_error for "RMSE"."""
+    plain = re.sub(r"\W+", "_", name.lower()).strip("_").removesuffix("_mm").removesuffix("mm").strip("_")
+    is_error = re.search(r"err|mse|mae", plain) is not None
+    return plain if plain.endswith("_error") else f"{plain}_{'error' if is_error else 'mm'}"
+
+
+def with_direction(name: str, direction: str) -> str:
+    """Return the name, with `_lower` or `_higher` behind it where it alone would say the opposite.
+
+    Raises:
+        ValueError: if the direction is neither "lower" nor "higher", or not that of a metric of droseg.
+    """
+    if direction not in ("lower", "higher"):
+        raise ValueError(f"{name}: '{direction}' is no direction; it is lower or higher (which one is better).")
+    if higher_is_better(name) == (direction == "higher") and not lacks_direction(name):
+        return name
+    if is_own_column(name):
+        raise ValueError(f"{name}: {direction} is not better; {name} is a metric of droseg, choose another name.")
+    return f"{name}_{direction}"
 
 
 def tail_percentile(metric: str) -> int:
@@ -75,7 +108,7 @@ def tail_percentile(metric: str) -> int:
 
 def tail_name(metric: str) -> str:
     """Return the name of a metric's bad tail, its unit still last: dice_p10, hd95_p90_mm."""
-    name, unit = re.fullmatch(r"(.*?)((?:_mm|_error|_error_ml)?)", metric, re.DOTALL).groups()  # type: ignore[union-attr]
+    name, unit = re.fullmatch(r"(.*?)((?:_mm|_error|_error_ml|_lower|_higher)?)", metric, re.DOTALL).groups()  # type: ignore[union-attr]
     return f"{name}_p{tail_percentile(metric)}{unit}"
 
 
@@ -84,6 +117,7 @@ def metric_label(metric: str) -> str:
     percentile = hausdorff_percentile(metric)
     if percentile is not None and metric not in _LABELS:
         return f"HD{percentile:g} (mm)"
+    metric = metric.removesuffix(_LOWER).removesuffix(_HIGHER)
     return _LABELS.get(
         metric, metric.removesuffix("_mm").replace("_", " ") + (" (mm)" if metric.endswith("_mm") else "")
     )

@@ -14,11 +14,11 @@ import pandas as pd
 
 from droseg.data.datalist import Datalist
 from droseg.errors import InputError
-from droseg.metrics import is_false_positive, is_missed
 from droseg.metrics.groups import ALL
 from droseg.metrics.names import metric_label
 from droseg.report.console import SIZE_LEGEND, format_value, interval_text, size_sign
 from droseg.report.evidence import Evidence, Row, worst_row
+from droseg.report.failures import failures
 from droseg.report.method import versions
 from droseg.report.paper import markdown_table
 from droseg.report.subgroups import MEAN
@@ -141,7 +141,8 @@ def _data(run: Evidence, card: ModelCard) -> str:
     return (
         f"{cases} cases of {patients} patients{section}. A missed or false-positive structure counts as a failure: "
         f"Dice and NSD 0, as distance {distance}. The mean over structures is taken per case; p10 and p90 are the 10th "
-        "and the 90th percentile of the cases; missed and false positive count the cases with such a structure. "
+        f"and the 90th percentile of the cases; {' and '.join(failures(run.cases))} count the cases with such a "
+        "structure. "
         f"Definitions: {_link(card.path)}."
     )
 
@@ -165,7 +166,7 @@ def _heading(side: Evidence, card: ModelCard) -> str:
 
 def _group_table(side: Evidence) -> str:
     metrics = main_metrics(side)
-    header = ["group", "n", "missed", "false positive"]
+    header = ["group", "n", *failures(side.cases)]
     for metric in metrics:
         header += [f"{metric_label(metric)}, mean [95 %]", tail_of(metric), "worst"]
     table = side.penalized[side.penalized["metric"].isin(metrics)]
@@ -176,7 +177,7 @@ def _group_table(side: Evidence) -> str:
         name = f"structure = {structure}" if structure != MEAN else ALL if axis == ALL else f"{axis} = {group}"
         undefined = f" ({first['n_undefined']} undefined)" if first["n_undefined"] else ""
         cells = [_escape(name), f"{first['n']}{size_sign(str(first['size']))}{undefined}"]
-        cells += [str(members.loc[kind(members), "case_id"].nunique()) for kind in (is_missed, is_false_positive)]
+        cells += [str(members.loc[flags, "case_id"].nunique()) for flags in failures(members).values()]
         for metric in metrics:
             row = by_key[axis, group, structure, metric]
             cells += [_mean(row, metric), *(format_value(row[c], metric) for c in (tail_of(metric), "worst"))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from droseg.report.subgroups import (
     patients_of,
     stream,
 )
+from droseg.report.unpaired import Unpaired, unpaired
 
 Verdict = Literal["helped", "hurt", "inconclusive"]
 
@@ -56,19 +57,26 @@ class Comparison:
 
     Attributes:
         table: one row per axis, group, structure and metric (`COLUMNS`).
-        only_run: cases that the baseline does not have; left out of the table.
-        only_baseline: cases that only the baseline has; left out of the table.
+        structures: those that both have; structure=mean is the mean over them.
+        run_alone: what the baseline does not have; left out of the table.
+        baseline_alone: what only the baseline has; left out of the table.
         min_effect: per metric, the smallest |difference| that is called helped or hurt.
         family: number of tests that `p_holm` is corrected for: all rows of all comparisons of one report.
         min_n: patients that a group needs for a word.
     """
 
     table: pd.DataFrame
-    only_run: list[str]
-    only_baseline: list[str]
     min_effect: dict[str, float]
     family: int
     min_n: int = MIN_PATIENTS
+    structures: Sequence[str] = ()
+    run_alone: Unpaired = field(default_factory=Unpaired)
+    baseline_alone: Unpaired = field(default_factory=Unpaired)
+
+    def unpaired(self, name: str, baseline_name: str) -> list[str]:
+        """Return in sentences what only one of the two has."""
+        sides = ((self.run_alone, name), (self.baseline_alone, baseline_name))
+        return [sentence for alone, side in sides for sentence in alone.sentences(side, self.structures)]
 
     def rule(self) -> str:
         """Return the rule behind the words, for people."""
@@ -103,8 +111,9 @@ def compare_runs(
 ) -> Comparison:
     """Return the paired differences (run minus baseline) of the penalized values, per group, structure and metric.
 
-    A pair is a case and structure with a value in both runs. structure=mean pairs the cases' means over structures, as
-    verdicts use them: a false positive that is gone takes its 0 out of the mean. A failure costs the same in both runs:
+    A pair is a case and structure with a value in both runs. structure=mean pairs the cases' means over the structures
+    that both tables have a row of, as verdicts use them: a false positive that is gone takes its 0 out of the mean.
+    What only one table has is left out and listed (`run_alone`, `baseline_alone`). A failure costs the same in both:
     the diagonal of the case that either table gives, else the largest finite distance of both.
     Means, tails and worst values are those of the paired cases, so that both runs are judged on the same ones. `tail`
     is the 10th percentile of a score and the 90th of a distance. `ci_low, ci_high`: 95 % bootstrap of the mean
@@ -116,7 +125,6 @@ def compare_runs(
         InputError: if the two runs have no case or no structure in common.
     """
     limits = {m: (min_effect or {}).get(m, default_min_effect(m)) for m in metrics}
-    run_ids, base_ids = list(cases["case_id"].unique()), list(baseline["case_id"].unique())
     pairs = _pairs(cases, baseline, metrics)
     names = list(pairs["structure"].unique())
     rows: list[dict[str, object]] = []
@@ -134,9 +142,8 @@ def compare_runs(
                 rows.append({**key, **row, **next(tests)})
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table = table[table["n"] > 0].reset_index(drop=True)
-    shared = set(run_ids) & set(base_ids)
-    only_run, only_baseline = ([c for c in ids if c not in shared] for ids in (run_ids, base_ids))
-    return correct_together([Comparison(table, only_run, only_baseline, limits, 0, min_n)])[0]
+    alone = unpaired(cases, baseline), unpaired(baseline, cases)
+    return correct_together([Comparison(table, limits, 0, min_n, names, *alone)])[0]
 
 
 def correct_together(comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from droseg.metrics import higher_is_better, is_false_positive, is_missed
+from droseg.metrics import higher_is_better
 from droseg.metrics.groups import ALL
 from droseg.metrics.names import metric_label, tail_percentile
 from droseg.report.compare import Comparison
+from droseg.report.failures import failures
 from droseg.report.subgroups import MEAN, MIN_PATIENTS, SMALL
 
 
@@ -80,7 +81,7 @@ def interval_text(row: Mapping[str, float], metric: str) -> str:
 
 def failure_lines(cases: pd.DataFrame) -> Iterator[str]:
     """Yield what was missed and what was invented, if anything."""
-    for what, flags in (("missed", is_missed(cases)), ("false positive", is_false_positive(cases))):
+    for what, flags in failures(cases).items():
         if flags.any():
             rows = cases[flags]
             shown = ", ".join(f"{c}: {s}" for c, s in zip(rows["case_id"][:5], rows["structure"][:5], strict=True))

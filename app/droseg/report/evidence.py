@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,16 +10,19 @@ from typing import Any
 import pandas as pd
 
 from droseg.errors import InputError
-from droseg.metrics import higher_is_better, is_false_positive, is_missed
+from droseg.metrics import higher_is_better
 from droseg.metrics.axes import axis_columns, with_axes
 from droseg.metrics.groups import ALL
 from droseg.report.compare import Comparison, compare_runs, correct_together
+from droseg.report.failures import any_failure
 from droseg.report.gaps import gap_table
+from droseg.report.record import Record
 from droseg.report.seeds import (
     average_seeds,
     largest_values,
     num_trainings,
     partly_there,
+    refuse_unclear_metrics,
     share_penalties,
     spread_table,
     table_metrics,
@@ -66,6 +70,7 @@ class Evidence:
         trainings: how many seeds were averaged.
         partly: cases that some of the trainings lack.
         settings: how all of it was computed.
+        record: how its table was scored, where that is known.
         reference: the run that it is compared with, if there is one.
         comparison: run minus reference.
     """
@@ -81,6 +86,7 @@ class Evidence:
     trainings: int = 1
     partly: Sequence[str] = ()
     settings: Settings = field(default_factory=Settings)
+    record: Record | None = None
     reference: Evidence | None = None
     comparison: Comparison | None = None
 
@@ -125,6 +131,7 @@ def collect_evidence(
     axes: Sequence[str],
     metrics: Sequence[str] | None,
     settings: Settings,
+    records: Mapping[str, Record] | None = None,
 ) -> list[Evidence]:
     """Return the evidence of each run, all compared with the reference; words are corrected over all comparisons.
 
@@ -134,6 +141,7 @@ def collect_evidence(
         axes: columns to group by, and products of them (`anatomy*protocol`).
         metrics: columns to report; default all that the tables share.
         settings: how to compute it.
+        records: name -> how that table was scored, where that is known.
 
     Raises:
         InputError: if a column is missing, groups contradict each other, or the runs have nothing in common.
@@ -147,13 +155,22 @@ def collect_evidence(
     tables = list(share_penalties(*tables))
     largest = largest_values(*tables)
     sides = [_side(name, t, axes, metrics, settings, largest) for name, t in zip(runs, tables, strict=False)]
+    sides = [_with_record(side, records or {}) for side in sides]
     if reference is None:
         return sides
-    other = _side(reference[0], tables[-1], axes, metrics, settings, largest)
+    other = _with_record(_side(reference[0], tables[-1], axes, metrics, settings, largest), records or {})
     options: dict[str, Any] = {"min_effect": settings.min_effect, "min_n": settings.min_n, **settings.bootstrap}
     compared = [compare_runs(side.cases, other.cases, axes, metrics, **options) for side in sides]
     both = zip(sides, correct_together(compared), strict=True)
     return [replace(side, reference=other, comparison=comparison) for side, comparison in both]
+
+
+def subgroups_file(side: Evidence, first: Evidence) -> str:
+    """Return the name of the CSV that holds `side.subgroups`; that of the first run is subgroups.csv."""
+    if side.name == first.name:
+        return "subgroups.csv"
+    name = re.sub(r"[^\w.-]+", "_", side.name).strip("_.")
+    return f"subgroups_{name or 'run'}.csv"
 
 
 def worst_row(rows: Sequence[Row], metric: str) -> Row:
@@ -180,7 +197,7 @@ def _side(
         case_id, structure = repeated[["case_id", "structure"]].iloc[0]
         raise InputError(f"{name}: case '{case_id}', structure '{structure}' is there twice; keep one row of each.")
     groups = penalized_table(cases, axes, metrics, **settings.bootstrap)
-    if (is_missed(cases) | is_false_positive(cases)).any():
+    if any_failure(cases).any():
         subgroups = subgroup_table(cases, axes, metrics, **settings.bootstrap)
     else:  # nothing to penalize: the same numbers
         subgroups = groups[list(COLUMNS)]
@@ -199,6 +216,11 @@ def _side(
     )
 
 
+def _with_record(side: Evidence, records: Mapping[str, Record]) -> Evidence:
+    record = records.get(side.name)
+    return side if record is None else replace(side, record=record.without(set(side.cases["case_id"])))
+
+
 def _mean_rows(table: pd.DataFrame, metric: str, axis: str | None) -> list[Row]:
     rows = table[(table["metric"] == metric) & (table["structure"] == MEAN)]
     rows = rows[rows["axis"] != ALL] if axis is None else rows[rows["axis"] == axis]
@@ -211,6 +233,7 @@ def _metrics(tables: Sequence[pd.DataFrame], metrics: Sequence[str] | None, axes
         metrics = [m for m in table_metrics(tables[0]) if all(m in table.columns for table in tables)]
         if not metrics:
             raise InputError("the run and the baseline have no metric in common; give tables with the same columns.")
+    refuse_unclear_metrics(metrics)
     for table in tables:
         for column in [*axes, *metrics]:
             if column not in table.columns:

@@ -12,10 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from droseg.metrics import is_false_positive, is_missed
 from droseg.report.evidence import Evidence
+from droseg.report.failures import failures
 from droseg.report.method import method_facts, versions
 from droseg.report.pictures import worst_cases
+from droseg.report.record import Record
 from droseg.report.significance import ALPHA
 from droseg.report.verdict import verdict_paragraph
 
@@ -35,7 +36,8 @@ def report_json(
     `settings`, `axes`, `metrics`, `main_metric`, `verdict` (one paragraph per run), `method` (name -> sentence),
     `hidden_subgroups` (null if no one searched) and `runs`, the reference last. A run has `name`, `role` ("run" or
     "reference"), `trainings`, `cases`, `patients`, the rows of `subgroups`, `penalized`, `gaps` and `spread`, its
-    `worst_cases` and `failures`, and for role "run" with a reference `comparison`.
+    `worst_cases` and `failures`, `evaluation` (how its table was scored; null if no one recorded it), and for role
+    "run" with a reference `comparison`.
     """
     first, settings = runs[0], runs[0].settings
     document = {
@@ -79,6 +81,7 @@ def _run(run: Evidence, role: str) -> dict[str, Any]:
         "cases": run.cases["case_id"].nunique(),
         "patients": run.cases["patient_id"].nunique(),
         "structures": list(run.cases["structure"].unique()),
+        "evaluation": _evaluation(run.record),
         "subgroups": _records(run.subgroups),
         "penalized": _records(run.penalized),
         "gaps": _records(run.gaps),
@@ -86,19 +89,39 @@ def _run(run: Evidence, role: str) -> dict[str, Any]:
         "worst_cases": [{"case_id": c, "structure": s, "value": v, "structure_value": own} for c, s, v, own in worst],
         "failures": [
             {"case_id": c, "structure": s, "what": what}
-            for what, flags in (("missed", is_missed), ("false positive", is_false_positive))
-            for c, s in run.cases.loc[flags(run.cases), ["case_id", "structure"]].itertuples(index=False)
+            for what, flags in failures(run.cases).items()
+            for c, s in run.cases.loc[flags, ["case_id", "structure"]].itertuples(index=False)
         ],
     }
     if run.comparison is not None:
         result["comparison"] = {
             "reference": run.baseline_name,
             "rule": run.comparison.rule(),
-            "only_run": run.comparison.only_run,
-            "only_reference": run.comparison.only_baseline,
+            "structures": run.comparison.structures,
+            "only_run": run.comparison.run_alone.cases,
+            "only_reference": run.comparison.baseline_alone.cases,
+            "structures_only_run": run.comparison.run_alone.structures,
+            "structures_only_reference": run.comparison.baseline_alone.structures,
+            "rows_only_run": _keys(run.comparison.run_alone.rows),
+            "rows_only_reference": _keys(run.comparison.baseline_alone.rows),
             "rows": _records(run.comparison.table),
         }
     return result
+
+
+def _evaluation(record: Record | None) -> dict[str, Any] | None:
+    if record is None:
+        return None
+    return {
+        "not_scored": [{"case_id": case, "reason": reason} for case, reason in record.unscored.items()],
+        "missing_as_failure": record.assumed,
+        "nsd_tolerances_mm": record.tolerances_mm,
+        "software": record.software,
+    }
+
+
+def _keys(rows: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"case_id": case_id, "structure": structure} for case_id, structure in rows]
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -49,7 +49,8 @@ def gap_table(
     positive: the best group's mean minus the worst's for scores, the reverse for distances. `gap_ci_low, gap_ci_high`:
     95 % bootstrap over patients of the gap between these two groups; that they were picked by their results makes it
     too optimistic when groups are many. `p_groups` is free of that pick: Kruskal and Wallis's test of whether the
-    ranked groups differ at all, over the patients' means, not corrected. `equity_scaled`: see `equity_scaled`.
+    ranked groups differ at all, over the patients' means, not corrected. `equity_scaled`: see there; NaN for distances,
+    errors, and scores that are not all between 0 and 1.
 
     Args:
         cases: a cases table.
@@ -63,12 +64,13 @@ def gap_table(
     everyone = penalized_groups[penalized_groups["axis"] == ALL]
     keys = zip(everyone["structure"], everyone["metric"], strict=True)
     overall = dict(zip(keys, everyone["mean"].astype(float), strict=True))
+    fractions = {m for m in metrics if higher_is_better(m) and penalized(cases, m).dropna().between(0, 1 + 1e-6).all()}
     rows = []
     for axis in axes:
         of_axis = penalized_groups[(penalized_groups["axis"] == axis) & penalized_groups["mean"].notna()]
         for names, groups in of_axis.groupby(["structure", "metric"], sort=False):
             structure, metric = map(str, names)  # type: ignore[arg-type]
-            ranking = _ranking(groups, metric, overall[(structure, metric)], min_n)
+            ranking = _ranking(groups, metric, overall[(structure, metric)], min_n, scaled=metric in fractions)
             rows.append({"axis": axis, "structure": structure, "metric": metric, **ranking})
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     for axis in axes:
@@ -93,7 +95,7 @@ def equity_scaled(overall: float, group_means: Sequence[float]) -> float:
     return overall / (1.0 + sum(abs(overall - mean) for mean in group_means))
 
 
-def _ranking(groups: pd.DataFrame, metric: str, overall: float, min_n: int) -> Mapping[str, object]:
+def _ranking(groups: pd.DataFrame, metric: str, overall: float, min_n: int, *, scaled: bool) -> Mapping[str, object]:
     ranked = groups[groups["n_patients"] >= min_n]
     row: dict[str, object] = {"n_groups": len(groups), "n_too_small": len(groups) - len(ranked), "overall": overall}
     if ranked.empty:
@@ -105,7 +107,7 @@ def _ranking(groups: pd.DataFrame, metric: str, overall: float, min_n: int) -> M
     if len(ranked) > 1:
         row |= {"best_group": ranked["group"].iloc[best], "best_mean": means[best]}
         row["gap"] = abs(means[best] - means[worst])
-        if higher_is_better(metric):
+        if scaled:
             row["equity_scaled"] = equity_scaled(overall, list(means))
     return row
 

@@ -32,7 +32,11 @@ def read_hidden(path: Path) -> list[dict[str, object]]:
     """
     try:
         table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(
+            f"--hidden {path}: cannot be read ({error.strerror}); give the hidden_subgroups.csv of droseg discover."
+        ) from error
+    except ValueError as error:
         raise InputError(f"--hidden {path}: cannot be read ({str(error).splitlines()[0]}).") from error
     missing = [column for column in WORDS if column not in table]
     if missing:

@@ -26,6 +26,7 @@ def method_facts(runs: Sequence[Evidence], notes: Sequence[str] = ()) -> list[tu
             ("Comparison", f"Paired by case, run minus {first.baseline_name}, failures counted, groups of the run."),
             ("The words", f"{first.comparison.rule()} Minimum effects: {', '.join(limits)}."),
         ]
+    facts += _scoring(runs)
     facts.append(("Trainings", _trainings(runs)))
     facts += [(f"Note {i}", note) for i, note in enumerate(notes, start=1)]
     facts.append(("Versions", ", ".join(f"{name} {number}" for name, number in versions().items())))
@@ -56,13 +57,28 @@ def _values(runs: Sequence[Evidence]) -> list[tuple[str, str]]:
     ]
 
 
+def _scoring(runs: Sequence[Evidence]) -> list[tuple[str, str]]:
+    """Return with which tolerances and versions the tables were made, as far as a record beside them says so."""
+    facts = []
+    for side in [*runs, *([runs[0].reference] if runs[0].reference is not None else [])]:
+        if side.record is None:
+            facts.append((f"Scoring of {side.name}", "No evaluation.json lies beside its table: tolerance unknown."))
+            continue
+        text = f"NSD tolerance {side.record.tolerance_text()}. " if side.record.tolerances_mm else ""
+        text += f"Scored with {' or '.join(side.record.software)}. " if side.record.software else ""
+        facts.append((f"Scoring of {side.name}", text + " ".join(side.record.sentences(side.name))))
+    return facts
+
+
 def _statistics(run: Evidence) -> list[tuple[str, str]]:
     settings = run.settings
     return [
         (
             "Intervals",
-            f"95 % percentile bootstrap of the mean, {settings.num_bootstrap} samples of patients with all their "
-            f"scans, seed {settings.seed}. {SIZE_LEGEND}",
+            "95 % percentile bootstrap of the mean, of the bad tail (p10 of scores, p90 of others) and of "
+            f"the worst 10 %: {settings.num_bootstrap} samples of patients with all their scans, seed {settings.seed}. "
+            "No sample holds a case worse than the worst one seen, so intervals of a tail are too narrow on that side. "
+            f"{SIZE_LEGEND}",
         ),
         (
             "Small groups",

@@ -7,15 +7,17 @@ from html import escape
 from string import Template
 
 from droseg import __version__
-from droseg.metrics import is_false_positive, is_missed
 from droseg.metrics.groups import ALL
 from droseg.report import sections
+from droseg.report.changes import comparison_section
 from droseg.report.console import format_value, metric_label
 from droseg.report.evidence import Evidence, worst_row
+from droseg.report.failures import failures, failures_text
 from droseg.report.method import method_facts
 from droseg.report.pictures import Picture
 from droseg.report.style import CSS
 from droseg.report.verdict import group_name, verdict_paragraph
+from droseg.report.worst import worst_section
 
 _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -66,10 +68,10 @@ def report_page(
     if hidden is not None:
         parts.append(("hidden", "Hidden subgroups", sections.hidden_section(hidden)))
     parts.append(("plots", "Every case", sections.plots(runs)))
-    worst = sections.pictures_section(first, pictures, colors or {}, pictures_missing)
+    worst = worst_section(first, pictures, colors or {}, pictures_missing)
     parts.append(("cases", "Worst cases", worst))
     if first.reference is not None:
-        parts.append(("baseline", f"Against {first.baseline_name}", sections.comparison_section(runs)))
+        parts.append(("baseline", f"Against {first.baseline_name}", comparison_section(runs)))
     parts.append(("failures", "Missed and false-positive structures", sections.failures_section(runs)))
     parts.append(("tables", "All tables", sections.tables_section(runs)))
     parts.append(("how", "How this was computed", _how(runs, notes)))
@@ -113,8 +115,7 @@ def _tiles(evidence: Evidence) -> str:
         tiles.append((format_value(worst["mean"], metric), f"mean {label}, worst group: {group_name(worst)}"))
     for row in evidence.groups(metric, ALL):
         tiles.append((format_value(row["worst"], metric), f"{label} of the worst case"))
-    missed, false_positive = int(is_missed(evidence.cases).sum()), int(is_false_positive(evidence.cases).sum())
-    tiles.append((f"{missed} / {false_positive}", "structures missed / false positive"))
+    tiles.append((failures_text(evidence.cases), f"structures {' / '.join(failures(evidence.cases))}"))
     return "".join(f'<div class="tile"><b>{value}</b><span>{text}</span></div>' for value, text in tiles)
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from droseg.errors import InputError
 from droseg.metrics.groups import ALL
+from droseg.metrics.names import tail_percentile
 from droseg.report.console import SIZE_LEGEND, format_value, metric_label, size_sign
 from droseg.report.evidence import Evidence, Row
+from droseg.report.failures import MISSED, failures
 from droseg.report.subgroups import MEAN
 
 WORDS = (
@@ -17,7 +19,8 @@ WORDS = (
     *("n", "n_patients", "n_undefined", "n_missed"),
 )
 """What a format may hold; everything else in it stays as it is."""
-_PAIRS = {"iqr": ("p25", "p75"), "ci": ("ci_low", "ci_high")}
+_PAIRS = {"iqr": ("p25", "p75")}
+_OF_THE_MEAN = ("mean", "std")  # "mean±std [ci]": the interval is that of the mean
 _LATEX = {
     **{"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#"},
     **{"_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "–": "--"},
@@ -32,7 +35,7 @@ class Column:
     Attributes:
         metric: name of the metric.
         structure: name of the structure, or `MEAN`.
-        form: e.g. "mean±std"; its `WORDS` are replaced by numbers.
+        form: e.g. "mean±std" or "p10[ci]"; its `WORDS` are replaced by numbers, `ci` by the interval of the one before.
     """
 
     metric: str
@@ -48,7 +51,8 @@ class Column:
         """Return the numbers of one group."""
         if row is None:
             return "–"
-        return re.sub(r"\w+", lambda word: _number(row, word.group(), self.metric), _spaced(self.form))
+        owners = iter(_owners(self.form))
+        return re.sub(r"\w+", lambda word: _number(row, word.group(), self.metric, next(owners)), _spaced(self.form))
 
 
 def parse_columns(texts: Sequence[str], run: Evidence) -> list[Column]:
@@ -79,6 +83,12 @@ def parse_columns(texts: Sequence[str], run: Evidence) -> list[Column]:
         if unknown or not words:
             what = f"'{unknown[0]}' is no number of a group" if unknown else "it names no number"
             raise InputError(f"--table {text}: {what}; there are {', '.join(WORDS)}.")
+        for word, owner in zip(words, _owners(form), strict=True):
+            if word == "ci" and _bounds(owner, metric) is None:
+                raise InputError(
+                    f"--table {text}: there is no interval of {owner}; those of {metric}: mean[ci], "
+                    f"p{tail_percentile(metric)}[ci], cvar10[ci]."
+                )
         chosen = [s for s in structures if s != MEAN] if structure == "*" else [structure or MEAN]
         columns += [Column(metric, name, form) for name in chosen]
     return columns
@@ -91,7 +101,7 @@ def paper_table(runs: Sequence[Evidence], columns: Sequence[Column]) -> tuple[li
     """
     reference = runs[0].reference
     sides = [*([reference] if reference is not None else []), *runs]
-    header = ["group", "n", "missed"]
+    header = ["group", "n", next(iter(failures(runs[0].cases)))]  # missed, or failed if no one knows
     for column in columns:
         header += [column.title() + (f", {side.name}" if len(sides) > 1 else "") for side in sides]
     tables = [_by_key(side) for side in sides]
@@ -161,10 +171,28 @@ def _spaced(form: str) -> str:
     return re.sub(r"\s*±\s*", " ± ", re.sub(r"(?<=\w)\s*(?=[\[(])", " ", form))
 
 
-def _number(row: Row, word: str, metric: str) -> str:
+def _owners(form: str) -> list[str]:
+    """Return per word of a form the number that a "ci" there belongs to: the last one before it, else the mean."""
+    owners, last = [], "mean"
+    for word in re.findall(r"\w+", form):
+        owners.append(last)
+        if word != "ci" and not word.startswith("n"):
+            last = "mean" if word in _OF_THE_MEAN else word
+    return owners
+
+
+def _bounds(word: str, metric: str) -> tuple[str, str] | None:
+    """Return the columns of the interval of a number; None if it has none."""
+    names = {"mean": "ci", f"p{tail_percentile(metric)}": "tail_ci", "cvar10": "cvar10_ci"}
+    return (f"{names[word]}_low", f"{names[word]}_high") if word in names else None
+
+
+def _number(row: Row, word: str, metric: str, owner: str) -> str:
     if word.startswith("n"):
         return str(int(row[word]))
-    return ", ".join(format_value(row[part], metric) for part in _PAIRS.get(word, (word,)))
+    parts = _bounds(owner, metric) if word == "ci" else None
+    columns: tuple[str, ...] = parts or _PAIRS.get(word) or (word,)
+    return ", ".join(format_value(row[column], metric) for column in columns)
 
 
 def _groups(run: Evidence) -> list[tuple[str, str]]:
@@ -190,8 +218,10 @@ def _notes(runs: Sequence[Evidence], columns: Sequence[Column]) -> str:
     if any("iqr" in column.form for column in columns):
         notes += "iqr: 25th and 75th percentile. "
     if any("ci" in re.findall(r"\w+", column.form) for column in columns):
-        notes += "ci: 95 % bootstrap interval of the mean over patients. "
-    notes += f"n: cases; missed: cases of {runs[0].name} that miss a structure. {SIZE_LEGEND}"
+        notes += "ci: 95 % bootstrap interval over patients, of the number before it. "
+    kind = next(iter(failures(runs[0].cases)))
+    what = "miss a structure" if kind == MISSED else "have Dice or NSD 0 and no distance of a structure"
+    notes += f"n: cases; {kind}: cases of {runs[0].name} that {what}. {SIZE_LEGEND}"
     if runs[0].comparison is not None:
         notes += f" ⁺ helped, ⁻ hurt against {runs[0].baseline_name}. {runs[0].comparison.rule()}"
     return notes

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from droseg.metrics import OVERLAP_METRICS, higher_is_better, is_false_positive, is_missed
+from droseg.metrics import OVERLAP_METRICS, higher_is_better
 from droseg.metrics.groups import ALL, case_values
 from droseg.report.console import format_value, metric_label, size_sign
+from droseg.report.failures import any_failure, failures_by_case
 from droseg.report.subgroups import iterate_groups, size_mark
 
 _WIDTH, _LEFT, _RIGHT, _FAILED = 520, 12, 12, 60
+_FIELD = 37  # from the end of the scale to the middle of the field of failures
 _LANE, _TITLE, _GAP, _FOOT = 26, 20, 12, 34
 # Around the point: circle, diamond, triangle up, square, triangle down, hexagon. Colors in style.py, same order.
 _SHAPES = (
@@ -43,19 +45,17 @@ class _Scale:
 
 def case_points(cases: pd.DataFrame, axes: Sequence[str], metric: str) -> pd.DataFrame:
     """Return one row per case: value to draw, penalized value, whether it failed, and what to say on hover."""
-    failed = is_missed(cases) | is_false_positive(cases)
-    shown = cases.assign(_value=cases[metric].astype(float), _failed=failed)
+    shown = cases.assign(_value=cases[metric].astype(float), _failed=any_failure(cases))
     grouped = shown.groupby("case_id", sort=False)
     table = pd.DataFrame(
         {
             "value": grouped["_value"].mean(),
             "penalized": case_values(cases, metric),
             "failed": grouped["_failed"].any(),
-            "missed": _names(cases[is_missed(cases)]),
-            "false_positive": _names(cases[is_false_positive(cases)]),
+            "why": failures_by_case(cases),
         },
         index=pd.Index(cases["case_id"].unique(), name="case_id"),
-    ).fillna({"missed": "", "false_positive": ""})
+    ).fillna({"why": ""})
     table = table.join(cases.drop_duplicates("case_id").set_index("case_id")[["patient_id", *axes]])
     if higher_is_better(metric):
         table["value"] = table["penalized"]
@@ -67,7 +67,8 @@ def strip_plot(points: Sequence[pd.DataFrame], names: Sequence[str], axis: str, 
 
     A mark is the mean over the structures of a case that have a value. A case with a missed or false-positive structure
     is a cross: at its penalized value for scores, in a field of its own for distances, whose penalty (the image
-    diagonal) would squeeze the rest.
+    diagonal) would squeeze the rest. Boxes are quartiles of penalized values: one that lies beyond the scale ends in
+    that field.
 
     Args:
         points: `case_points` of each run.
@@ -101,10 +102,6 @@ def strip_plot(points: Sequence[pd.DataFrame], names: Sequence[str], axis: str, 
 def legend_mark(run: int) -> str:
     """Return the mark of a run for a legend, as SVG."""
     return f'<svg viewBox="0 0 14 14" class="run{run}">{_mark(run, 7, 7, "")}</svg>'
-
-
-def _names(rows: pd.DataFrame) -> pd.Series:
-    return rows.groupby("case_id")["structure"].agg(", ".join)
 
 
 def _scale(points: Sequence[pd.DataFrame], metric: str, right: float) -> _Scale:
@@ -158,12 +155,12 @@ def _lane_title(axis: str, group: str, lanes: Sequence[pd.DataFrame], metric: st
 
 
 def _lane(rows: pd.DataFrame, scale: _Scale, metric: str, top: float, run: int, name: str, named: int | None) -> str:
-    """Return box and marks of one run in one group; the box holds the drawn values' quartiles."""
+    """Return box and marks of one run in one group; the box holds the quartiles of the penalized values."""
     y = top + _LANE / 2
-    values = rows["value"].dropna().to_numpy(dtype=float)
+    values = rows["penalized"].dropna().to_numpy(dtype=float)
     parts = []
     if len(values) >= 4:
-        low, q1, median, q3, high = (scale.x(v) for v in np.percentile(values, (5, 25, 50, 75, 95)))
+        low, q1, median, q3, high = (_box_x(v, scale) for v in np.percentile(values, (5, 25, 50, 75, 95)))
         parts.append(f'<path class="whisker" d="M{low:.1f} {y:.1f}H{q1:.1f}M{q3:.1f} {y:.1f}H{high:.1f}"/>')
         parts.append(
             f'<rect class="box" x="{q1:.1f}" y="{y - 9:.1f}" width="{max(q3 - q1, 1):.1f}" height="18" rx="2"/>'
@@ -176,6 +173,11 @@ def _lane(rows: pd.DataFrame, scale: _Scale, metric: str, top: float, run: int, 
         shown = shown[worst]
     parts += [_point(row, i, scale, metric, y, run, name) for i, row in enumerate(_records(shown))]
     return f'<g class="run{run}">{"".join(parts)}</g>'
+
+
+def _box_x(value: float, scale: _Scale) -> float:
+    """Return where a quantile lies; in the field of failures if a failure put it beyond the scale."""
+    return float(scale.x(value)) if value <= scale.high else scale.right + _FIELD
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -194,7 +196,7 @@ def _dots(rows: pd.DataFrame, scale: _Scale, metric: str, y: float) -> str:
 
 def _failed_x(index: Any, scale: _Scale) -> Any:
     """Return where failed cases lie if their penalty would squeeze the scale: in a field of their own."""
-    return scale.right + 37 + ((index * 0.754878) % 1 - 0.5) * 36
+    return scale.right + _FIELD + ((index * 0.754878) % 1 - 0.5) * 36
 
 
 def _jitter(index: Any) -> Any:
@@ -206,8 +208,7 @@ def _point(row: dict[str, Any], index: int, scale: _Scale, metric: str, y: float
     x, y = _failed_x(index, scale) if in_field else scale.x(row["value"]), y + _jitter(index)
     value = format_value(row["penalized"], metric)
     title = f"{row['case_id']} ({name}): {value}"
-    title += f"; missed {row['missed']}" if row["missed"] else ""
-    title += f"; false positive {row['false_positive']}" if row["false_positive"] else ""
+    title += f"; {row['why']}" if row["why"] else ""
     hover = f"<title>{escape(title)}</title>"
     if row["failed"]:
         return f'<path class="failed" d="M{x - 3.5:.1f} {y - 3.5:.1f}l7 7m0-7l-7 7">{hover}</path>'

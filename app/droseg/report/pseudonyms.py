@@ -32,13 +32,14 @@ class Pseudonyms:
         if comparison is not None:
             comparison = replace(
                 comparison,
-                only_run=sorted(map(self.case, comparison.only_run)),
-                only_baseline=sorted(map(self.case, comparison.only_baseline)),
+                run_alone=comparison.run_alone.renamed(self.case),
+                baseline_alone=comparison.baseline_alone.renamed(self.case),
             )
         return replace(
             run,
             cases=self._table(run.cases),
             partly=sorted(map(self.case, run.partly)),
+            record=None if run.record is None else run.record.renamed(self.case),
             reference=None if run.reference is None else self.apply(run.reference),
             comparison=comparison,
         )
@@ -77,11 +78,16 @@ def draw_pseudonyms(runs: Sequence[Evidence], key: Path | None = None) -> Pseudo
     found: dict[str, dict[str, str]] = {}
     for kind, column in (("case", "case_id"), ("patient", "patient_id")):
         ids = dict.fromkeys(str(value) for side in sides for value in side.cases[column])
-        partly = dict.fromkeys(case_id for side in sides for case_id in side.partly) if kind == "case" else {}
-        found[kind] = _draw([*ids, *partly], kind, known.get(kind, {}))
+        others = [case_id for side in sides for case_id in _further_cases(side)] if kind == "case" else []
+        found[kind] = _draw([*ids, *others], kind, known.get(kind, {}))
     if key is not None:
         _write_key(key, found)
     return Pseudonyms(found["case"], found["patient"])
+
+
+def _further_cases(side: Evidence) -> list[str]:
+    """Return the cases that a report may name although its table lacks them."""
+    return [*side.partly, *([] if side.record is None else [*side.record.unscored, *side.record.assumed])]
 
 
 def _draw(ids: Iterable[str], kind: str, known: Mapping[str, str]) -> dict[str, str]:

@@ -8,25 +8,24 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from droseg.metrics import is_false_positive, is_missed
-from droseg.metrics.groups import ALL
+from droseg.metrics import higher_is_better
+from droseg.metrics.groups import ALL, case_values
 from droseg.report.console import SIZE_LEGEND, format_value, metric_label
-from droseg.report.evidence import Evidence, worst_row
-from droseg.report.pictures import Picture
+from droseg.report.evidence import Evidence, subgroups_file, worst_row
+from droseg.report.failures import FAILED, any_failure, failures, failures_text
 from droseg.report.plots import case_points, legend_mark, strip_plot
 from droseg.report.tables import (
     axis_table,
-    comparison_table,
     failures_table,
     full_table,
     gap_sentences,
     html_table,
     main_metrics,
     structure_table,
-    trainings_table,
 )
 from droseg.report.verdict import group_name
 
+_MOST_NAMES = 200  # cases in the table below the plots
 _MOST_MARKS = 10_000  # named marks of all plots together, about 120 bytes each
 
 
@@ -34,7 +33,7 @@ def summary(runs: Sequence[Evidence]) -> str:
     """Return the runs side by side on the main metric, the reference first."""
     metric = runs[0].main_metric
     header = ["run", f"mean {metric_label(metric)}", "worst group", "", "worst 10&nbsp;%", "worst case"]
-    header += ["missed", "false positive", *(["overall"] if runs[0].reference is not None else [])]
+    header += [" / ".join(failures(runs[0].cases)), *(["overall"] if runs[0].reference is not None else [])]
     sides = [*([runs[0].reference] if runs[0].reference is not None else []), *runs]
     rows = []
     for side in sides:
@@ -43,12 +42,31 @@ def summary(runs: Sequence[Evidence]) -> str:
         cells = [escape(side.name), format_value(overall[0]["mean"], metric) if overall else "–"]
         cells += [format_value(worst["mean"], metric), group_name(worst)] if worst else ["–", ""]
         cells += [format_value(overall[0][c], metric) if overall else "–" for c in ("cvar10", "worst")]
-        cells += [str(int(flags(side.cases).sum())) for flags in (is_missed, is_false_positive)]
+        cells.append(failures_text(side.cases))
         if runs[0].reference is not None:
             changes = side.changes(metric, ALL)
             cells.append(f'<span class="{changes[0]["verdict"]}">{changes[0]["verdict"]}</span>' if changes else "")
         rows.append(("", cells))
-    return html_table(header, rows)
+    return html_table(header, rows) + _structures_note(sides)
+
+
+def _structures_note(sides: Sequence[Evidence]) -> str:
+    """Return over which structures each mean is, where that is not the same for all."""
+    names = {side.name: list(side.cases["structure"].unique()) for side in sides}
+    if len({frozenset(structures) for structures in names.values()}) == 1:
+        return ""
+    common = set.intersection(*(set(structures) for structures in names.values()))
+    parts = []
+    for name, structures in names.items():
+        own = [structure for structure in structures if structure not in common]
+        parts.append(
+            f"{name}: {', '.join(s for s in structures if s in common)}" + (f" and {', '.join(own)}" if own else "")
+        )
+    text = (
+        f"The means of these rows are over different structures. {'; '.join(parts)}. Comparisons are over those that "
+        "both have."
+    )
+    return f"<p class='note'>{escape(text)}</p>"
 
 
 def where(runs: Sequence[Evidence]) -> str:
@@ -104,7 +122,29 @@ def plots(runs: Sequence[Evidence]) -> str:
         if others:
             labels = escape(", ".join(map(metric_label, others)))
             parts.append(f"<details><summary>{labels}</summary>{figures(axis, others)}</details>")
-    return _plot_legend(names, named) + "".join(parts)
+    return _plot_legend(names, named) + "".join(parts) + _as_table(sides)
+
+
+def _as_table(sides: Sequence[Evidence]) -> str:
+    """Return the cases of the plots by name, folded: a phone has no hover."""
+    parts = []
+    for side in sides:
+        values = pd.DataFrame({m: case_values(side.cases, m) for m in side.metrics})
+        values = values.sort_values(side.main_metric, ascending=higher_is_better(side.main_metric), kind="stable")
+        groups = side.cases.drop_duplicates("case_id").set_index("case_id")[list(side.axes)].reindex(values.index)
+        rows = [
+            ("", [escape(str(case)), *("–" if pd.isna(g) else escape(str(g)) for g in own), *cells])
+            for (case, row), own in zip(values.head(_MOST_NAMES).iterrows(), groups.to_numpy(), strict=False)
+            for cells in [[format_value(float(row[m]), m) for m in side.metrics]]
+        ]
+        count = f"the worst {_MOST_NAMES} of {len(values)}" if len(values) > _MOST_NAMES else f"{len(values)}"
+        header = ["case", *map(escape, side.axes), *(escape(metric_label(m)) for m in side.metrics)]
+        parts.append(
+            f'<details class="file"><summary data-file=": in report.html and the CSV it was made from">'
+            f"Cases of {escape(side.name)} by name ({count}), the worst first</summary>"
+            f"<p class='note'>Means over structures, failures counted.</p>{html_table(header, rows)}</details>"
+        )
+    return "".join(parts)
 
 
 def _named(runs: Sequence[Evidence]) -> int | None:
@@ -122,8 +162,8 @@ def _plot_legend(names: Sequence[str], named: int | None) -> str:
     legend = [f"<span>{legend_mark(i)}{escape(name)}</span>" for i, name in enumerate(names)]
     legend.append(
         '<span><svg viewBox="0 0 14 14" class="run0"><path class="failed" d="M3 3l8 8m0-8l-8 8"/></svg>'
-        "a structure missed or false positive</span>"
-        "<span>box: quartiles and median; line: 5th to 95th percentile</span>"
+        "a structure missed, false positive or failed</span>"
+        "<span>box: quartiles and median, failures counted; line: 5th to 95th percentile</span>"
     )
     note = "Each mark is one case, the mean over its structures; hover for its name."
     if named is not None:
@@ -134,98 +174,18 @@ def _plot_legend(names: Sequence[str], named: int | None) -> str:
     return f"<p class='note'>{note} {SIZE_LEGEND}</p><div class=\"legend\">{''.join(legend)}</div>"
 
 
-def pictures_section(run: Evidence, pictures: Sequence[Picture], colors: Mapping[str, str], missing: str) -> str:
-    """Return the worst cases of a run as pictures, or what is missing for them."""
-    if missing:
-        return f"<p>No pictures: {escape(missing)}</p>"
-    metric = run.main_metric
-    legend = "".join(
-        f'<span><i class="swatch" style="background: {color}"></i>{escape(name)}</span>'
-        for name, color in colors.items()
-    )
-    note = (
-        f"<p class='note'>Worst cases of {escape(run.name)}. The slice with most wrong voxels of the case's worst "
-        "structure, which is outlined in white. Axial and coronal slices show the patient's right on the left, "
-        "sagittal ones the front.</p>"
-    )
-    return (
-        f'{note}<div class="legend">{legend}</div><div class="cases">'
-        + "".join(_picture(picture, metric) for picture in pictures)
-        + "</div>"
-    )
-
-
-def _picture(picture: Picture, metric: str) -> str:
-    value, own = format_value(picture.value, metric), format_value(picture.structure_value, metric)
-    head = f"<h3>{escape(picture.case_id)}</h3>"
-    text = f"{metric_label(metric)} {value}; worst: <b>{escape(picture.structure)}</b>, {own}"
-    if picture.problem:
-        problem = f'<p class="note">No picture: {escape(picture.problem)}</p>'
-        return f'<div class="case">{head}<p>{text}</p>{problem}</div>'
-    panels = "".join(
-        f'<figure><img src="{uri}" alt="{escape(picture.case_id)}, {caption}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-        for caption, uri in picture.panels
-    )
-    where = f'<span class="quiet">{escape(picture.where)}</span>'
-    return f'<div class="case">{head}<p>{text} · {where}</p><div class="panels">{panels}</div></div>'
-
-
-def comparison_section(runs: Sequence[Evidence]) -> str:
-    """Return the rule, and per run and metric the paired differences to the reference."""
-    first = runs[0].comparison
-    if first is None:
-        return ""
-    limits = [f"{metric_label(m)} {format_value(v, m)}" for m, v in first.min_effect.items()]
-    parts = [
-        f"<p class='note'>Paired by case, run minus {escape(runs[0].baseline_name)}, failures counted. {first.rule()} "
-        f"Minimum effects: {escape(', '.join(limits))}. The intervals are those of each row alone. {SIZE_LEGEND}</p>"
-    ]
-    for run in runs:
-        parts += [f"<h3 class='run'>{escape(run.name)}</h3>"] if len(runs) > 1 else []
-        shown = main_metrics(run)
-        others = [m for m in run.metrics if m not in shown]
-        parts += [f"<h3>{escape(metric_label(m))}</h3>{comparison_table(run, m)}" for m in shown]
-        if others:
-            tables = "".join(f"<h3>{escape(metric_label(m))}</h3>{comparison_table(run, m)}" for m in others)
-            parts.append(
-                f"<details><summary>{escape(', '.join(map(metric_label, others)))}</summary>{tables}</details>"
-            )
-        parts.append(_unpaired(run))
-    reference = runs[0].reference
-    parts += [_spread(side) for side in [*runs, *([reference] if reference is not None else [])]]
-    return "".join(parts)
-
-
-def _unpaired(run: Evidence) -> str:
-    parts = []
-    if run.comparison is not None:
-        sides = ((run.comparison.only_run, run.name), (run.comparison.only_baseline, run.baseline_name))
-        for cases, name in sides:
-            if cases:
-                shown = ", ".join(map(escape, cases))
-                parts.append(f"<p>Only in {escape(name)}, and left out of the comparison ({len(cases)}): {shown}.</p>")
-    return "".join(parts)
-
-
-def _spread(side: Evidence) -> str:
-    if side.trainings == 1:
-        return f"<p class='note'>{escape(side.name)} is one training: how far another seed would lie is unknown.</p>"
-    metric = side.main_metric
-    return (
-        f"<details><summary>{side.trainings} trainings of {escape(side.name)}: how far they lie apart</summary>"
-        f"<p class='note'>Mean {metric_label(metric)} of each group in each training, failures counted.</p>"
-        f"{trainings_table(side, metric)}</details>"
-    )
-
-
 def failures_section(runs: Sequence[Evidence]) -> str:
     """Return every missed and false-positive structure, per run."""
     parts = []
     for run in runs:
         parts += [f"<h3 class='run'>{escape(run.name)}</h3>"] if len(runs) > 1 else []
-        if (is_missed(run.cases) | is_false_positive(run.cases)).any():
+        if any_failure(run.cases).any():
             note = "Missed: the reference has the structure, the prediction does not. False positive: the reverse."
+            if FAILED in failures(run.cases):
+                note = (
+                    "Failed: Dice or NSD is 0 and no distance is given, so one of the two masks is empty. Without "
+                    "volumes the table does not say which: missed or false positive."
+                )
             parts.append(f"<p class='note'>{note}</p>{failures_table(run)}")
         else:
             parts.append(
@@ -260,18 +220,33 @@ def tables_section(runs: Sequence[Evidence]) -> str:
     for side in [*runs, *([reference] if reference is not None else [])]:
         of = f" of {escape(side.name)}" if len(runs) > 1 or reference is not None else ""
         parts += [
-            _folded(f"Subgroups{of}", "Undefined values are left out of the statistics and counted.", side.subgroups),
-            _folded(f"Subgroups{of} with failures counted", "What the verdict uses.", side.penalized),
-            _folded(f"Gaps{of}", "Between the best and the worst ranked group.", side.gaps),
+            _folded(
+                f"Subgroups{of}",
+                "Undefined values are left out of the statistics and counted.",
+                side.subgroups,
+                subgroups_file(side, runs[0]),
+            ),
+            _folded(
+                f"Subgroups{of} with failures counted",
+                "What the verdict uses.",
+                side.penalized,
+                "subgroups_penalized.csv",
+            ),
+            _folded(f"Gaps{of}", "Between the best and the worst ranked group.", side.gaps, "gaps.csv"),
         ]
     for run in runs:
         if run.comparison is not None:
             title = f"{escape(run.name)} against {escape(run.baseline_name)}"
-            parts.append(_folded(title, "Paired differences, failures counted.", run.comparison.table))
+            note = "Paired differences, failures counted."
+            parts.append(_folded(title, note, run.comparison.table, "comparison.csv"))
     return "".join(parts)
 
 
-def _folded(title: str, note: str, table: pd.DataFrame) -> str:
+def _folded(title: str, note: str, table: pd.DataFrame, file: str) -> str:
+    """Return a table that opens on screen; on paper, where it is only named, the file that holds it."""
     if table.empty:
         return ""
-    return f"<details><summary>{title}</summary><p class='note'>{note}</p>{full_table(table)}</details>"
+    return (
+        f'<details class="file"><summary data-file=": {len(table)} rows, in {escape(file)}">{title}</summary>'
+        f"<p class='note'>{note}</p>{full_table(table)}</details>"
+    )

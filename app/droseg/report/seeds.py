@@ -18,6 +18,7 @@ from droseg.metrics import (
     share_diagonals,
 )
 from droseg.metrics.groups import ALL
+from droseg.metrics.names import lacks_direction, suggested_name
 from droseg.report.subgroups import subgroup_table
 
 SEED = "seed"
@@ -37,6 +38,20 @@ def refuse_own_columns(axes: Sequence[str], others: Iterable[str] = (), *, sourc
         raise InputError(
             f"{source}cannot group by {', '.join(own)}: no group of cases; give --group-by another column."
         )
+
+
+def refuse_unclear_metrics(metrics: Iterable[str], *, source: str = "") -> None:
+    """Refuse a distance or an error whose name would make it a score: the verdict would be the reverse.
+
+    Raises:
+        InputError: if a name looks like a distance or an error and says no direction.
+    """
+    for name in metrics:
+        if lacks_direction(name):
+            raise InputError(
+                f"{source}{name} looks like a distance or an error, but nothing says that lower is better. Call it "
+                f"{suggested_name(name)}, or say which is better: --metric {name}:COLUMN:lower (or :higher)."
+            )
 
 
 def group_axes(cases: pd.DataFrame) -> list[str]:

@@ -7,7 +7,7 @@ CSS = """
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
 body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto,
   "Helvetica Neue", Arial, sans-serif; }
-main, header, footer { max-width: 1160px; margin: 0 auto; padding: 0 24px; }
+main, header, footer { max-width: 1280px; margin: 0 auto; padding: 0 24px; }
 header { padding-top: 40px; }
 h1 { font-size: 1.85rem; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.015em; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 56px 0 8px; padding-top: 20px; border-top: 1px solid var(--line);
@@ -36,14 +36,19 @@ a:hover { text-decoration: underline; }
 .inconclusive { color: var(--quiet); font-weight: 600; }
 .helped::before { content: "\\25B2\\00A0"; font-size: 0.7em; vertical-align: 0.15em; }
 .hurt::before { content: "\\25BC\\00A0"; font-size: 0.7em; vertical-align: 0.15em; }
-.scroll { overflow-x: auto; margin: 12px 0; -webkit-overflow-scrolling: touch; }
+/* A shadow at the side where more columns are; it is covered at the end. */
+.scroll { overflow-x: auto; margin: 12px 0; -webkit-overflow-scrolling: touch; background:
+  linear-gradient(to right, #fff 30%, transparent) left / 40px 100% no-repeat local,
+  linear-gradient(to left, #fff 30%, transparent) right / 40px 100% no-repeat local,
+  linear-gradient(to right, rgba(28, 36, 48, 0.18), transparent) left / 12px 100% no-repeat scroll,
+  linear-gradient(to left, rgba(28, 36, 48, 0.18), transparent) right / 12px 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: 0.84375rem; font-variant-numeric: tabular-nums; min-width: 50%; }
-th, td { padding: 7px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: 7px 8px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; color: var(--quiet); font-size: 0.8125rem; line-height: 1.3; vertical-align: bottom;
   white-space: normal; }
 thead th { border-bottom: 2px solid var(--line); }
 th:first-child, td:first-child, .left { text-align: left; }
-td:first-child { font-weight: 600; }
+td:first-child { font-weight: 600; white-space: normal; overflow-wrap: anywhere; min-width: 8em; max-width: 24em; }
 tr.all td { border-bottom: 2px solid var(--line); }
 tr.unranked td { color: var(--quiet); font-weight: 400; }
 h3.run { font-size: 1.125rem; border-bottom: 2px solid var(--line); padding-bottom: 4px; }
@@ -108,14 +113,15 @@ footer { margin-top: 48px; padding-bottom: 40px; font-size: 0.8125rem; color: va
   .tile b { font-size: 1.35rem; }
   th, td { padding: 6px 8px; }
   th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
-  td:first-child { white-space: normal; min-width: 118px; }
+  td:first-child { min-width: 116px; }
+  th:first-child, td:first-child { max-width: 40vw; overflow-wrap: anywhere; border-right: 1px solid var(--line); }
   .plot { font-size: 17px; }
   .plot .ticks, .plot .quiet { font-size: 15px; }
   dl { grid-template-columns: 1fr; gap: 2px; }
   dd { margin-bottom: 10px; }
 }
 @media print {
-  @page { margin: 14mm; }
+  @page { size: landscape; margin: 12mm; }
   body { font-size: 10.5pt; }
   main, header, footer { max-width: none; padding: 0; }
   header { padding-top: 0; }
@@ -124,9 +130,18 @@ footer { margin-top: 48px; padding-bottom: 40px; font-size: 0.8125rem; color: va
   h2 { margin-top: 24pt; break-after: avoid; }
   h3 { break-after: avoid; }
   .verdict { background: none; border: 1px solid #999; border-left: 4px solid #000; }
-  .scroll, details .scroll { overflow: visible; max-height: none; }
-  table { font-size: 8.5pt; min-width: 0; }
-  th, td { padding: 3pt 5pt; }
+  .scroll, details .scroll { overflow: visible; max-height: none; background: none; }
+  table { font-size: 8pt; min-width: 0; max-width: 100%; }
+  td small { font-size: 0.9em; }
+  th, td { padding: 2.5pt 4pt; }
+  .text td { white-space: normal; }
+  td:first-child { min-width: 6em; }
+  /* Folded parts are long tables that lie beside the page as CSV; only the notes for that are printed. */
+  details { border: none; padding: 0; margin: 4pt 0; }
+  details::details-content { content-visibility: visible; display: block; height: auto; }
+  details.file::details-content { display: none; }
+  details.file summary::after { content: attr(data-file); font-weight: 400; }
+  summary { list-style: none; padding: 2pt 0; }
   figure, .case, tr, .tile { break-inside: avoid; }
   .plots, .cases { grid-template-columns: 1fr 1fr; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from droseg.metrics import higher_is_better, is_missed, penalized
 from droseg.metrics.groups import ALL
+from droseg.report import tails
 
 COLUMNS = (
     "axis",
@@ -34,7 +35,7 @@ COLUMNS = (
     "ci_low",
     "ci_high",
 )
-TAIL_COLUMNS = ("n_patients", "size", "cvar10")
+TAIL_COLUMNS = ("n_patients", "size", "cvar10", *tails.COLUMNS)
 """What `penalized_table` adds."""
 MEAN = "mean"
 """Name of the structure that stands for the mean over structures."""
@@ -82,14 +83,22 @@ def penalized_table(
     """Return `subgroup_table` of penalized values with `TAIL_COLUMNS`: what verdicts and rankings are made from.
 
     `n_patients` counts the patients with a value. `size` is "too few" below `MIN_PATIENTS` of them (no interval),
-    "small" below `SMALL`, else "ok". `cvar10` is the mean of the worst tenth of the cases, see `cvar`.
+    "small" below `SMALL`, else "ok". `cvar10` is the mean of the worst tenth of the cases, see `cvar`. The columns
+    `tails.COLUMNS` are the 95 % intervals of the bad tail (p10 of a score, p90 of a distance) and of `cvar10`, from
+    the same samples of patients as that of the mean.
     """
     cases = cases.assign(**{metric: penalized(cases, metric) for metric in metrics})
-    return _table(cases, axes, metrics, num_bootstrap, seed)
+    return _table(cases, axes, metrics, num_bootstrap, seed, with_tails=True)
 
 
 def _table(
-    cases: pd.DataFrame, axes: Sequence[str], metrics: Sequence[str], num_bootstrap: int, seed: int
+    cases: pd.DataFrame,
+    axes: Sequence[str],
+    metrics: Sequence[str],
+    num_bootstrap: int,
+    seed: int,
+    *,
+    with_tails: bool = False,
 ) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
     cases = cases.assign(_missed=is_missed(cases))
@@ -99,9 +108,13 @@ def _table(
         patients = patients_of(members, missed.index)
         blocks = [by_structure(members, metric, names).to_numpy() for metric in metrics]
         intervals = bootstrap_means(np.hstack(blocks), patients, num_bootstrap, stream(seed, axis, group))
+        if with_tails:
+            ends = [metric for metric in metrics for _ in (*names, MEAN)]
+            bad = bootstrap_tails(np.hstack(blocks), patients, ends, num_bootstrap, stream(seed, axis, group))
+            intervals = np.hstack([intervals, bad])
         for metric, values, bounds in zip(metrics, blocks, np.split(intervals, len(metrics)), strict=True):
             columns = zip([*names, MEAN], values.T, missed.to_numpy().T, bounds, strict=True)
-            for structure, of_cases, misses, (low, high) in columns:
+            for structure, of_cases, misses, (low, high, *of_tails) in columns:
                 there = ~np.isnan(misses)
                 if not there.any():
                     continue
@@ -109,6 +122,7 @@ def _table(
                 row |= {"n_missed": int((misses[there] > 0).sum()), "ci_low": low, "ci_high": high}
                 row["n_patients"] = len(set(patients[~np.isnan(of_cases)]))
                 row["size"] = size_mark(row["n_patients"])
+                row |= dict(zip(tails.COLUMNS, of_tails, strict=False))
                 rows.append({"axis": axis, "group": group, "structure": structure, "metric": metric, **row})
     table = pd.DataFrame(rows, columns=[*COLUMNS, *TAIL_COLUMNS])
     return _in_order(table, [*names, MEAN], metrics)
@@ -173,6 +187,28 @@ def bootstrap_means(
         with np.errstate(invalid="ignore"):  # a sample without any patient that has the structure
             means.append((drawn @ sums[:, enough]) / (drawn @ counts[:, enough]))
     result[enough] = interval(np.concatenate(means))
+    return result
+
+
+def bootstrap_tails(
+    values: NDArray[np.float64],
+    patients: NDArray[np.object_],
+    metrics: Sequence[str],
+    num_bootstrap: int,
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Return per column the intervals `tails.COLUMNS`, shape (columns, 4); arguments as `bootstrap_means`.
+
+    With the generator of `bootstrap_means` the samples are the same.
+    """
+    codes, names = pd.factorize(patients)
+    result = np.full((values.shape[1], 4), np.nan)
+    enough = (patient_sums(values, codes, len(names))[1] > 0).sum(axis=0) >= MIN_PATIENTS
+    if not enough.any() or num_bootstrap < 1:
+        return result
+    chosen = [metric for metric, there in zip(metrics, enough, strict=True) if there]
+    samples = tails.tail_samples(values[:, enough], codes, draw_patients(len(names), num_bootstrap, rng), chosen)
+    result[enough] = interval(samples.reshape(len(samples), -1)).reshape(-1, 4)
     return result
 
 

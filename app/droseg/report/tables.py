@@ -8,11 +8,12 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from droseg.metrics import higher_is_better, is_false_positive, is_missed
+from droseg.metrics import higher_is_better
 from droseg.metrics.groups import ALL
 from droseg.report.compare import default_min_effect
 from droseg.report.console import format_value, interval_text, metric_label, size_sign
 from droseg.report.evidence import Evidence, Row, worst_row
+from droseg.report.failures import failures
 from droseg.report.subgroups import MEAN, size_mark
 from droseg.report.verdict import tail_of
 
@@ -29,6 +30,11 @@ def html_table(header: Iterable[str], rows: Iterable[tuple[str, Sequence[str]]],
     return f'<div class="scroll"><table class="{css}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def breakable(text: str) -> str:
+    """Return the text, escaped, that a narrow column may break after an underscore rather than anywhere."""
+    return escape(text).replace("_", "_<wbr>")
+
+
 def axis_table(evidence: Evidence, axis: str) -> str:
     """Return one row per group: how many, what failed, and mean, bad tail and worst case of Dice and HD95 (penalized).
 
@@ -37,14 +43,16 @@ def axis_table(evidence: Evidence, axis: str) -> str:
     metrics = main_metrics(evidence)
     main = evidence.main_metric
     failed = _failures_by_group(evidence, axis)
-    header = [escape(axis), "cases", *failed]
+    header = [breakable(axis), "cases", *([" / ".join(failed)] if failed else [])]
     for metric in metrics:
-        header += [f"{metric_label(metric)}, mean [95&nbsp;%]", tail_of(metric), "worst 10&nbsp;%", "worst"]
+        header += [f"{metric_label(metric)}, mean", tail_of(metric), "worst 10&nbsp;%", "worst"]
     changes = {row["group"]: row for row in evidence.changes(main, axis)}
-    if evidence.trainings > 1:
-        header.append(f"± of {evidence.trainings} trainings")
+    beside = []  # of the main metric; at the right end a narrow screen would cut it first
     if evidence.comparison is not None:
-        header.append(f"{metric_label(main)} against {escape(evidence.baseline_name)}")
+        beside.append(f"{metric_label(main)} against {breakable(evidence.baseline_name)}")
+    if evidence.trainings > 1:
+        beside.append(f"± of {evidence.trainings} trainings")
+    header[2:2] = [", ".join(beside)] if beside else []
     by_metric = {m: {row["group"]: row for row in evidence.groups(m, axis)} for m in metrics}
     ranked = evidence.ranked(metrics[0], axis)
     names = {row["group"] for row in ranked}
@@ -52,14 +60,14 @@ def axis_table(evidence: Evidence, axis: str) -> str:
     rows = []
     for group in dict.fromkeys(group for table in by_metric.values() for group in table):
         first = _first(by_metric, group)
-        cells = [escape(group), f"{first['n']}{size_sign(first['size'])}"]
-        cells += [str(counts.get(group) or "–") for counts in failed.values()]
+        cells = [breakable(group), f"{first['n']}{size_sign(first['size'])}"]
+        cells += [" / ".join(str(counts.get(group) or 0) for counts in failed.values())] if failed else []
         for metric in metrics:
             cells += _value_cells(by_metric[metric].get(group), metric)
+        beside = [change_cell(changes.get(group), main)] if evidence.comparison is not None else []
         if evidence.trainings > 1:
-            cells.append(format_value(_spread(evidence, axis, group, main), main))
-        if evidence.comparison is not None:
-            cells.append(_change_cell(changes.get(group), main))
+            beside.append(f"<small>± {format_value(_spread(evidence, axis, group, main), main)}</small>")
+        cells[2:2] = [" ".join(beside)] if beside else []
         rows.append(("worst" if group == worst else "" if group in names else "unranked", cells))
     return html_table(header, rows)
 
@@ -105,10 +113,10 @@ def structure_table(evidence: Evidence, axis: str) -> str:
     if not higher_is_better(metric):
         best, worst = worst, best
     groups = [str(group) for group in wide.columns.get_level_values("group")]
-    header = ["structure", *map(escape, groups)]
+    header = ["structure", *map(breakable, groups)]
     rows = []
     for structure, row in zip(wide.index, values, strict=True):
-        name = "mean over structures" if structure == MEAN else escape(str(structure))
+        name = "mean over structures" if structure == MEAN else breakable(str(structure))
         rows.append(("", [name, *(_heat(v, metric, best, worst) for v in row)]))
     # Background colors belong to the cell, so these cells are built here.
     cells = html_table(header, rows, "heat")
@@ -124,7 +132,7 @@ def comparison_table(evidence: Evidence, metric: str) -> str:
     for row in [*evidence.changes(metric, ALL), *evidence.changes(metric)]:
         name = "all cases" if row["axis"] == ALL else f"{row['axis']} = {row['group']}"
         values = {key: format_value(row[key], metric) for key in row if isinstance(row[key], float)}
-        cells = [escape(name), f"{row['n']}{size_sign(size_mark(row['n_patients']))}"]
+        cells = [breakable(name), f"{row['n']}{size_sign(size_mark(row['n_patients']))}"]
         cells += [values["baseline_mean"], values["mean"], interval_text(row, metric), format_p(row["p_holm"])]
         cells.append(_word_cell(row))
         cells += [f"{values['baseline_' + key]} → {values[key]}" for key in ("tail", "worst")]
@@ -146,25 +154,22 @@ def trainings_table(evidence: Evidence, metric: str) -> str:
 def failures_table(evidence: Evidence) -> str:
     """Return every missed and every false-positive structure of the run, and whether the baseline did the same."""
     header = ["case", "structure", "what", "reference (ml)", "prediction (ml)", *map(escape, evidence.axes)]
-    tables = [("missed", is_missed(evidence.cases)), ("false positive", is_false_positive(evidence.cases))]
+    assumed = set() if evidence.record is None else set(evidence.record.assumed)
     before: dict[str, set[tuple[str, str]]] = {}
     if evidence.baseline is not None:
         header.append("in the baseline")
-        for what, flags in (
-            ("missed", is_missed(evidence.baseline)),
-            ("false positive", is_false_positive(evidence.baseline)),
-        ):
-            before[what] = _keys(evidence.baseline[flags])
+        before = {what: _keys(evidence.baseline[flags]) for what, flags in failures(evidence.baseline).items()}
         known = _keys(evidence.baseline)
     rows = []
-    for what, flags in tables:
+    for what, flags in failures(evidence.cases).items():
         for row in evidence.cases[flags].to_dict("records"):
             volumes = [f"{row[c]:.2f}" if c in row else "–" for c in ("volume_ref_ml", "volume_pred_ml")]
-            cells = [escape(str(row["case_id"])), escape(str(row["structure"])), what, *volumes]
+            shown = f"{what} (no prediction)" if row["case_id"] in assumed else what
+            cells = [escape(str(row["case_id"])), escape(str(row["structure"])), shown, *volumes]
             cells += [escape(str(row[axis])) for axis in evidence.axes]
             if evidence.baseline is not None:
                 key = (row["case_id"], row["structure"])
-                cells.append("also" if key in before[what] else "no" if key in known else "no such case")
+                cells.append("also" if key in before.get(what, ()) else "no" if key in known else "no such case")
             rows.append(("", cells))
     return html_table(header, rows, "text")
 
@@ -200,8 +205,7 @@ def format_p(value: float) -> str:
 def _failures_by_group(evidence: Evidence, axis: str) -> dict[str, dict[str, int]]:
     """Return what -> group -> count of the kinds of failure that happened at all."""
     groups = evidence.cases[axis].astype(str)
-    kinds = {"missed": is_missed(evidence.cases), "false positive": is_false_positive(evidence.cases)}
-    happened = {what: flags.groupby(groups).sum() for what, flags in kinds.items() if flags.any()}
+    happened = {w: flags.groupby(groups).sum() for w, flags in failures(evidence.cases).items() if flags.any()}
     return {what: {str(group): int(count) for group, count in sums.items()} for what, sums in happened.items()}
 
 
@@ -212,11 +216,19 @@ def _first(by_metric: dict[str, dict[str, Row]], group: str) -> Row:
 def _value_cells(row: Row | None, metric: str) -> list[str]:
     if row is None:
         return ["–"] * 4
-    interval = ""
-    if np.isfinite(row["ci_low"]):
-        interval = f" <small>[{format_value(row['ci_low'], metric)}, {format_value(row['ci_high'], metric)}]</small>"
-    tail, cvar, worst = (format_value(row[c], metric) for c in (tail_of(metric), "cvar10", "worst"))
-    return [format_value(row["mean"], metric) + interval, f"<b>{tail}</b>", f"<b>{cvar}</b>", worst]
+    mean, tail, cvar, worst = (format_value(row[c], metric) for c in ("mean", tail_of(metric), "cvar10", "worst"))
+    return [
+        mean + _bounds(row, metric, "ci"),
+        f"<b>{tail}</b>{_bounds(row, metric, 'tail_ci')}",
+        f"<b>{cvar}</b>{_bounds(row, metric, 'cvar10_ci')}",
+        worst,
+    ]
+
+
+def _bounds(row: Row, metric: str, of: str) -> str:
+    """Return an interval for the line below its number: beside it, eleven columns would not fit on a screen."""
+    low, high = row[f"{of}_low"], row[f"{of}_high"]
+    return f"<br><small>{format_value(low, metric)} – {format_value(high, metric)}</small>" if np.isfinite(low) else ""
 
 
 def _spread(evidence: Evidence, axis: str, group: str, metric: str) -> float:
@@ -225,11 +237,12 @@ def _spread(evidence: Evidence, axis: str, group: str, metric: str) -> float:
     return float(rows["std_between"].iloc[0]) if len(rows) else float("nan")
 
 
-def _change_cell(row: Row | None, metric: str) -> str:
+def change_cell(row: Row | None, metric: str) -> str:
+    """Return the word of a comparison and the difference; a dash without one."""
     if row is None:
         return "–"
     difference = format_value(row["difference"], metric, sign=True)
-    return f'<span class="{row["verdict"]}">{row["verdict"]}</span> <small>{difference}</small>'
+    return f'<span class="{row["verdict"]}">{row["verdict"]}</span><br><small>{difference}</small>'
 
 
 def _word_cell(row: Row) -> str:

@@ -7,11 +7,13 @@ from html import escape
 
 import numpy as np
 
-from droseg.metrics import higher_is_better, is_false_positive, is_missed
+from droseg.metrics import higher_is_better
 from droseg.metrics.groups import ALL, case_values
 from droseg.metrics.names import tail_percentile
 from droseg.report.console import format_value, interval_text, metric_label
 from droseg.report.evidence import Evidence, Row, best_row, worst_row
+from droseg.report.failures import FAILED, failures
+from droseg.report.record import different_tolerances
 from droseg.report.subgroups import MIN_PATIENTS
 
 _NAMED = 3  # groups that the verdict lists before it counts them
@@ -26,7 +28,7 @@ def group_name(row: Row) -> str:
 def verdict_paragraph(evidence: Evidence) -> str:
     """Return the verdict on one run as HTML."""
     sentences = [_overall(evidence), _worst_group(evidence), _not_ranked(evidence), _failures(evidence)]
-    sentences.append(_against_baseline(evidence))
+    sentences += [_not_scored(evidence), _against_baseline(evidence), _tolerances(evidence)]
     return " ".join(filter(None, sentences))
 
 
@@ -39,7 +41,8 @@ def _overall(evidence: Evidence) -> str:
     return (
         f"{escape(evidence.name)} has a mean {label} of <b>{format_value(row['mean'], metric)}</b> over "
         f"{_count(row['n'], 'case')}{_interval(row, metric)}, but {format_value(row['cvar10'], metric)} on the worst "
-        f"tenth of them ({tail[1:]}th percentile {format_value(row[tail], metric)})."
+        f"tenth of them{_interval(row, metric, 'cvar10_ci')}; the {tail[1:]}th percentile is "
+        f"{format_value(row[tail], metric)}{_interval(row, metric, 'tail_ci')}."
     )
 
 
@@ -65,7 +68,7 @@ def _worst_group(evidence: Evidence) -> str:
         text += f", {format_value(abs(best['mean'] - worst['mean']), metric)} {side} {group_name(best)}"
     case = _worst_case(evidence, worst, metric)
     tail = tail_of(metric)
-    text += f"; its {tail[1:]}th percentile is {format_value(worst[tail], metric)}"
+    text += f"; its {tail[1:]}th percentile is {format_value(worst[tail], metric)}{_interval(worst, metric, 'tail_ci')}"
     text += f", its worst case {escape(case)} has {format_value(worst['worst'], metric)}."
     if worst["size"] == "too few":
         text += f" Fewer than {MIN_PATIENTS} patients: an observation, not an estimate."
@@ -107,17 +110,45 @@ def _worst_case(evidence: Evidence, row: Row, metric: str) -> str:
 
 def _failures(evidence: Evidence) -> str:
     parts = []
-    for what, flags in (("missed", is_missed(evidence.cases)), ("false positive", is_false_positive(evidence.cases))):
+    for what, flags in failures(evidence.cases).items():
         if flags.any():
             rows = evidence.cases[flags]
             names = rows["structure"].value_counts()
             most = ("most often " if len(names) > 1 else "") + escape(str(names.index[0]))
             verb = "was" if len(rows) == 1 else "were"
             cases = _count(rows["case_id"].nunique(), "case")
-            parts.append(f"{_count(len(rows), 'structure')} {verb} {what} in {cases} ({most})")
+            parts.append(
+                f"{_count(len(rows), 'structure')} {'' if what == FAILED else verb + ' '}{what} in {cases} ({most})"
+            )
     if not parts:
+        if FAILED in failures(evidence.cases):
+            return "No structure failed entirely, as far as the table shows (it has no volumes)."
         return "No structure was missed entirely, and none was predicted that is not there."
     return f"{' and '.join(parts)}; each counts as a failure: Dice 0, distance = {_penalty(evidence)}."
+
+
+def _not_scored(evidence: Evidence) -> str:
+    """Name the cases that no number is about; those of the reference too."""
+    sides = [evidence, *([evidence.reference] if evidence.reference is not None else [])]
+    sentences = [s for side in sides if side.record is not None for s in side.record.sentences(side.name)]
+    for side in sides:
+        if side.partly:
+            verb = "is" if len(side.partly) == 1 else "are"
+            sentences.append(f"{_count(len(side.partly), 'case')} {verb} not in all trainings of {side.name}.")
+    return escape(" ".join(sentences))
+
+
+def _tolerances(evidence: Evidence) -> str:
+    """Warn of surface Dice that was measured with another tolerance than that of the reference."""
+    run, reference = evidence.record, None if evidence.reference is None else evidence.reference.record
+    structures = evidence.cases["structure"].unique()
+    different = different_tolerances(run, reference, structures) if "nsd" in evidence.metrics else []
+    if not different or run is None or reference is None:
+        return ""
+    return escape(
+        f"NSD cannot be compared for {', '.join(different)}: its tolerance is {run.tolerance_text()} in "
+        f"{evidence.name}, {reference.tolerance_text()} in {evidence.baseline_name}."
+    )
 
 
 def _penalty(evidence: Evidence) -> str:
@@ -138,7 +169,28 @@ def _against_baseline(evidence: Evidence) -> str:
         rows = [row for row in groups if row["verdict"] == word]
         if rows:
             text += f"; <b>{_word(rows[0])}</b> on {_listed(rows, len(groups), metric)}"
-    return f"{text}. {_worst_moved(evidence)}".strip()
+    return " ".join(filter(None, [f"{text}.", _worst_moved(evidence), _not_compared(evidence)]))
+
+
+def _not_compared(evidence: Evidence) -> str:
+    """Say what only one of the two runs has; without it the two means speak of different things."""
+    comparison = evidence.comparison
+    if comparison is None:
+        return ""
+    parts = []
+    for alone, name in ((comparison.run_alone, evidence.name), (comparison.baseline_alone, evidence.baseline_name)):
+        found = [_count(len(alone.cases), "case")] if alone.cases else []
+        if alone.structures:
+            found.append(f"structure {', '.join(alone.structures)}")
+        found += [_count(len(alone.rows), "row") + " of shared cases"] if alone.rows else []
+        if found:
+            parts.append(f"{' and '.join(found)} only in {name}")
+    if not parts:
+        return ""
+    text = f"Not compared: {'; '.join(parts)}."
+    if comparison.run_alone.structures or comparison.baseline_alone.structures:
+        text += f" The comparison is over {', '.join(comparison.structures)}."
+    return escape(text)
 
 
 def trainings_text(evidence: Evidence) -> str:
@@ -183,10 +235,11 @@ def _word(row: Row) -> str:
     return f'<span class="{row["verdict"]}">{row["verdict"]}</span>'
 
 
-def _interval(row: Row, metric: str) -> str:
-    if not np.isfinite(row["ci_low"]):
+def _interval(row: Row, metric: str, of: str = "ci") -> str:
+    low, high = row[f"{of}_low"], row[f"{of}_high"]
+    if not np.isfinite(low):
         return ""
-    return f" (95 % interval {format_value(row['ci_low'], metric)} to {format_value(row['ci_high'], metric)})"
+    return f" (95 % interval {format_value(low, metric)} to {format_value(high, metric)})"
 
 
 def _count(number: int, noun: str) -> str:

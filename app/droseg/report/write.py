@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,13 +13,14 @@ from droseg.data.datalist import Datalist
 from droseg.errors import InputError
 from droseg.metrics.axes import axis_columns
 from droseg.report.card import ModelCard, write_card
-from droseg.report.evidence import Evidence, Settings, collect_evidence
+from droseg.report.evidence import Evidence, Settings, collect_evidence, subgroups_file
 from droseg.report.export import report_json
 from droseg.report.page import report_page
 from droseg.report.paper import latex, markdown, paper_table, parse_columns
 from droseg.report.pictures import Picture, structure_colors, worst_case_pictures
 from droseg.report.plots import MOST_RUNS
 from droseg.report.pseudonyms import draw_pseudonyms
+from droseg.report.record import Record
 from droseg.report.seeds import group_axes, refuse_own_columns
 
 PathLike = str | os.PathLike[str]
@@ -73,6 +73,7 @@ def write_report(
     hidden: Sequence[Mapping[str, object]] | None = None,
     notes: Sequence[str] = (),
     model_card: ModelCard | None = None,
+    records: Mapping[str, Record] | None = None,
 ) -> Report:
     """Write a report into a folder: report.html, report.json, table.md, table.tex and CSVs.
 
@@ -100,6 +101,7 @@ def write_report(
         hidden: hidden subgroups that a search confirmed, see `hidden_section`; None if no one searched.
         notes: sentences for the section on how it was computed.
         model_card: whose results are replaced by those of this report.
+        records: name of a run, or of the baseline -> how its table was scored, see `read_record`.
 
     Raises:
         InputError: if an argument cannot be used, the folder cannot be written, a column is missing or the runs have
@@ -112,7 +114,7 @@ def write_report(
     reference = None if baseline is None else (baseline_name, baseline)
     settings = Settings(min_effect or {}, min_n, num_bootstrap, seed)
     axes = _axes(cases, axes, metrics or ())
-    runs = collect_evidence({name: cases, **(others or {})}, reference, axes, metrics, settings)
+    runs = collect_evidence({name: cases, **(others or {})}, reference, axes, metrics, settings, records)
     _check_min_effects(settings, runs[0].metrics)
     columns = parse_columns(tables, runs[0])
     missing = _no_pictures(datalist, pred_dir, num_pictures)
@@ -199,8 +201,7 @@ def _no_pictures(datalist: Datalist | None, pred_dir: PathLike | None, num_pictu
 def _write(out: Path, texts: Mapping[str, str], runs: Sequence[Evidence], pictures: Sequence[Picture]) -> Report:
     reference = runs[0].reference
     sides = [*runs, *([reference] if reference is not None else [])]
-    csvs = {"subgroups.csv": runs[0].subgroups}
-    csvs |= {f"subgroups_{_file_name(side.name)}.csv": side.subgroups for side in sides[1:]}
+    csvs = {subgroups_file(side, runs[0]): side.subgroups for side in sides}
     csvs["subgroups_penalized.csv"] = _stacked([(side.name, side.penalized) for side in sides])
     csvs["gaps.csv"] = _stacked([(side.name, side.gaps) for side in sides])
     compared = [(run.name, run.comparison.table) for run in runs if run.comparison is not None]
@@ -229,7 +230,3 @@ def _stacked(tables: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
         part.insert(0, "run", name)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name).strip("_.") or "run"
