@@ -133,6 +133,18 @@ def test_the_pictures_on_the_page_are_the_png_files_beside_it(segment: Callable[
             assert picture.size == (300, 300)
 
 
+def test_the_page_keeps_the_cases_of_earlier_commands(
+    make_bundle: MakeBundle, tmp_path: Path, plant: Plant, save: Save
+) -> None:
+    model, image = Predictor(make_bundle()), plant()[0]
+    for name in ("first", "second"):
+        case = InputCase(name, (save(tmp_path / f"{name}.nii", image),))
+        predict_cases([case], model, tmp_path / "out", overview=True)
+    page = Page(tmp_path / "out" / "overview.html")
+    assert [name.split("segmented")[0] for name in page.cases] == ["first", "second"]
+    assert list(page.pictures) == page.cases
+
+
 def test_a_resumed_run_has_the_same_page(segment: Callable[..., Page]) -> None:
     first, resumed = segment(), segment()
     assert resumed.cases == first.cases

@@ -11,6 +11,7 @@ import pytest
 
 from droseg.cli import main, parse_arguments, predict
 from droseg.errors import WeightsError
+from droseg.inference import OutputError
 
 MakeBundle = Callable[..., Path]
 Plant = Callable[..., tuple[np.ndarray, np.ndarray]]
@@ -102,6 +103,16 @@ def test_the_container_without_weights_says_how_to_mount_a_run(
     monkeypatch.setattr(predict, "CONTAINER_OUTPUT", str(out))  # /output itself can be made by root only
     with pytest.raises(WeightsError, match=r'-v "\$PWD/run":/bundle:ro before IMAGE'):
         predict.run(parse_arguments(["predict", str(path), "--bundle", str(run), "--out", str(out)]))
+
+
+def test_a_container_that_cannot_write_says_how_to_mount_its_output(
+    make_bundle: MakeBundle, tmp_path: Path, plant: Plant, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = save(tmp_path / "scan.nii.gz", plant()[0]), tmp_path / "output"
+    out.write_text("a file where the folder should be")
+    monkeypatch.setattr(predict, "CONTAINER_OUTPUT", str(out))
+    with pytest.raises(OutputError, match=r'-v "\$PWD/out":/output IMAGE'):
+        predict.run(parse_arguments(["predict", str(path), "--bundle", str(make_bundle()), "--out", str(out)]))
 
 
 def test_debug_shows_where_a_case_failed_and_goes_on(

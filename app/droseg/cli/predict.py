@@ -222,7 +222,7 @@ def _predict(args: argparse.Namespace, found: FoundInputs, results: list[CaseRes
     """Segment what was found, with a progress bar, collect the results, and return the exit code."""
     from tqdm import tqdm
 
-    from droseg.inference import predict_cases
+    from droseg.inference import OutputError, predict_cases
 
     started = time.monotonic()
     with tqdm(total=len(found.cases), desc="predict", unit="case", file=sys.stderr, disable=None) as bar:
@@ -255,6 +255,10 @@ def _predict(args: argparse.Namespace, found: FoundInputs, results: list[CaseRes
         except WeightsError as error:
             if args.out == CONTAINER_OUTPUT:
                 raise WeightsError(f"{error}\nTo give the container a training run: {OWN_RUN} before IMAGE") from error
+            raise
+        except OutputError as error:
+            if args.out == CONTAINER_OUTPUT:
+                raise OutputError(f"{error}\nTo run the container: {CONTAINER_LINE}") from error
             raise
     print(_summary(results, time.monotonic() - started, args.out))
     return 0 if all(result.status in ("ok", "skipped") for result in results) else 1

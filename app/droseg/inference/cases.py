@@ -14,6 +14,7 @@ from droseg.inference.outputs import Model, Wanted
 from droseg.inference.overview import PAGE, OverviewCase, write_overview
 from droseg.inference.pipeline import Pipeline
 from droseg.inference.predictor import Predictor
+from droseg.inference.quality import Flag
 from droseg.inference.record import CaseResult, RunRecord
 from droseg.inference.supervisor import Setup, Supervisor, model_of
 from droseg.inference.writing import OutputError, output_lock, remove_leftovers, writable_folder
@@ -52,7 +53,7 @@ def predict_cases(
         options: keyword arguments of `Predictor`.
         probabilities: write `CASE_ID_prob.nii.gz`, the last axis the classes, background first.
         dicom_seg: write `CASE_ID_seg.dcm` for DICOM input.
-        overview: write a page with pictures of each case.
+        overview: write a page with pictures of each case of the folder.
         overwrite: segment again, and replace what is there.
         case_timeout_s: work in a child process, and end it if it works longer on one case; a case that crashes it costs
             only itself.
@@ -148,15 +149,16 @@ class _Run:
             return
         self._record.close()
         if self._overview:
-            _write_overview(self._out, self.results, self._model)
+            _write_overview(self._out, self._record.entries(), self._model)
 
 
-def _write_overview(out: Path, results: Sequence[CaseResult], model: Model) -> None:
-    """Write the page with the pictures of all cases of this run."""
+def _write_overview(out: Path, entries: Sequence[Mapping[str, Any]], model: Model) -> None:
+    """Write the page with the pictures of all cases of the record."""
     cases = []
-    for result in results:
-        reason = "; ".join(text for text in (result.error, result.remedy) if text)
-        cases.append(OverviewCase(result.case_id, result.status, result.volumes_ml, result.flags, reason))
+    for entry in entries:
+        reason = "; ".join(text for text in (entry.get("error"), entry.get("remedy")) if text)
+        flags = [Flag(**flag) for flag in entry.get("flags", ())]
+        cases.append(OverviewCase(entry["case_id"], entry["status"], entry.get("volumes_ml", {}), flags, reason))
     write_overview(out / PAGE, cases, model.bundle.name, model.structures)
 
 

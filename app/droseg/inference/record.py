@@ -8,9 +8,9 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import monai
 import torch
@@ -96,6 +96,11 @@ class RunRecord:
             if time.monotonic() >= self._next_write:
                 self._write()
 
+    def entries(self) -> list[dict[str, Any]]:
+        """Return all cases as they stand in `predict.json`, those of earlier runs, too."""
+        with self._lock:
+            return list(self._cases.values())
+
     def close(self) -> None:
         """Write what is not written yet.
 
@@ -144,5 +149,12 @@ def _earlier(path: Path) -> dict[tuple[str, ...], dict[str, Any]]:
 def _is_entry(entry: Any) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("case_id"), str):
         return False
-    volumes = entry.get("volumes_ml", {})
-    return isinstance(volumes, dict) and all(isinstance(volume, int | float) for volume in volumes.values())
+    volumes, flags = entry.get("volumes_ml", {}), entry.get("flags", [])
+    whole = isinstance(volumes, dict) and all(isinstance(volume, int | float) for volume in volumes.values())
+    names = {item.name for item in fields(Flag)}
+    return (
+        whole
+        and entry.get("status") in get_args(Status)
+        and isinstance(flags, list)
+        and all(isinstance(flag, dict) and set(flag) == names for flag in flags)
+    )
