@@ -1,4 +1,4 @@
-"""A bundle's own evaluation of phantoms: regions that overlap, a tolerance for each, and the record beside the table."""
+"""A bundle's own evaluation of phantoms: regions that overlap, a tolerance for each, the record beside the table."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def test_regions_may_overlap_and_each_has_its_own_tolerance(tmp_path):
 
 def test_cases_that_the_evaluation_did_not_reach_are_in_the_record(tmp_path):
     more = Case("c1", "pd", (), None, {"anatomy": "rare"})
-    _, handler = evaluate(tmp_path, cases=(*CASES, more), record={"section": "testing"})
+    evaluate(tmp_path, cases=(*CASES, more), record={"section": "testing"})
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert record["scored"] == 4
     assert record["not_scored"] == {"c1": "the evaluation did not come to it."}

@@ -182,6 +182,6 @@ def _regions(structures: Mapping[str, int | Sequence[int]]) -> dict[int | tuple[
         values = sorted({int(v) for v in value}) if isinstance(value, Iterable) else [int(value)]
         key = values[0] if len(values) == 1 else tuple(values)
         if key in regions:
-            raise ValueError(f"'{regions[key]}' and '{name}' have the same label values {value}; leave out one of them.")
+            raise ValueError(f"'{regions[key]}' and '{name}' have the same label values {value}; leave out one.")
         regions[key] = name
     return regions
