@@ -2,18 +2,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import permutation_test
+from scipy.stats import permutation_test, ttest_ind
 
-from droseg.discovery.confirm import bootstrap_difference, permutation_p_values, split_patients
+from droseg.discovery.confirm import _Studentized, bootstrap_difference, permutation_p_values, split_patients
 
 
 def test_p_value_is_that_of_all_permutations_of_the_patients():
-    # Values 1..n are their own ranks, so the test is the one on the difference of means, which scipy enumerates.
+    # Values 1..n are their own ranks, so the test is that of one statistic, which scipy enumerates with Welch's t.
     badness = np.array([3.0, 9, 7, 10, 1, 2, 4, 5, 6, 8])
     inside = np.array([0.0, 1, 1, 1, 0, 0, 0, 0, 0, 0])
     exact = permutation_test(
         (badness[inside == 1], badness[inside == 0]),
-        lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        lambda a, b, axis: ttest_ind(a, b, axis=axis, equal_var=False).statistic,
         alternative="greater",
         n_resamples=np.inf,
     )
@@ -74,15 +74,55 @@ def test_adjusted_p_values_are_those_of_the_worst_rule_under_permutation():
     p_values, adjusted = permutation_p_values(badness, np.arange(30), members, 20_000, rng)
 
     def differences(values: np.ndarray) -> np.ndarray:
-        return np.array([values[m == 1].mean() - values[m == 0].mean() for m in members])
+        sides = [(values[:, m == 1], values[:, m == 0]) for m in members]
+        return np.stack([ttest_ind(a, b, axis=1, equal_var=False).statistic for a, b in sides], axis=1)
 
-    observed = differences(badness)
-    permuted = np.array([differences(rng.permutation(badness)) for _ in range(4000)])
+    observed = differences(badness[None])
+    permuted = differences(np.array([rng.permutation(badness) for _ in range(4000)]))
     assert p_values == pytest.approx((permuted >= observed - 1e-9).mean(0), abs=0.03)
     assert adjusted == pytest.approx((permuted.max(1, keepdims=True) >= observed - 1e-9).mean(0), abs=0.03)
     assert adjusted[0] == adjusted[3]
     # The rule that is there twice costs nothing: three disjoint ones, at most three times the p-value.
     assert p_values[0] <= adjusted[0] <= 3 * p_values[0] + 0.002
+
+
+def test_the_statistic_is_welchs_t_and_scans_of_a_patient_are_one_observation():
+    rng = np.random.default_rng(0)
+    values, inside = rng.normal(size=30), (np.arange(30) < 8).astype(float)
+    values = (values - values.mean()) / values.std()
+    expected = ttest_ind(values[:8], values[8:], equal_var=False).statistic
+    assert _Studentized(np.arange(30), inside[None])(values[None]) == pytest.approx(expected, rel=1e-9)
+    # Scans of a patient on both sides, some of them on neither: cluster by cluster, with the loop of the textbook.
+    patients, members = rng.integers(12, size=30), rng.choice([0.0, 1.0, np.nan], size=30, p=[0.5, 0.4, 0.1])
+    square = 0.0
+    for patient in range(12):
+        deviation = 0.0
+        for side, sign in ((1.0, 1), (0.0, -1)):
+            there = members == side
+            num = len(np.unique(patients[there]))
+            of_patient = values[there & (patients == patient)] - values[there].mean()
+            deviation += sign * np.sqrt(num / (num - 1)) * of_patient.sum() / there.sum()
+        square += deviation**2
+    expected = (values[members == 1].mean() - values[members == 0].mean()) / np.sqrt(square)
+    assert _Studentized(patients, members[None])(values[None]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_where_only_the_spread_differs_the_level_holds():
+    # 10 of 60 patients spread 4 times as much around the same mean; the bare difference rejects 15 % of the time.
+    rng, inside = np.random.default_rng(0), (np.arange(60) < 10).astype(float)[None]
+    p_values = [
+        permutation_p_values(rng.normal(size=60) * np.where(inside[0], 4, 1), np.arange(60), inside, 199, rng)[0][0]
+        for _ in range(600)
+    ]
+    assert np.mean(np.array(p_values) <= 0.05) <= 0.05 + 2.6 * np.sqrt(0.05 * 0.95 / 600)
+
+
+def test_slices_of_one_value_each_are_no_division_by_zero():
+    inside = (np.arange(20) < 6).astype(float)
+    p_values, _ = permutation_p_values(inside.copy(), np.arange(20), inside[None], 999, np.random.default_rng(0))
+    assert p_values[0] == pytest.approx(1 / 1000, abs=0.002)
+    p_values, _ = permutation_p_values(np.ones(20), np.arange(20), inside[None], 99, np.random.default_rng(0))
+    assert p_values == [1.0]
 
 
 def test_halves_share_no_patient_and_have_as_many_scans():
