@@ -18,7 +18,7 @@ def visible(cohort, **options) -> VisibleEffect:
 
 
 def test_an_effect_of_the_stated_size_is_found_about_as_often_as_stated(make_cohort: Callable):
-    # Through the front door, on a slice of its own making: two of five bins of a feature that nothing else depends on.
+    # Through the front door, on a slice of a feature that nothing else depends on.
     stated = visible(make_cohort(0, num_patients=100)).effect
     hits = {0.25: 0, 1.5: 0}
     for seed in range(12):
@@ -35,7 +35,7 @@ def test_an_effect_of_the_stated_size_is_found_about_as_often_as_stated(make_coh
 
 
 def test_more_patients_see_smaller_effects(make_cohort: Callable):
-    few, many = (visible(make_cohort(1, num_patients=n)) for n in (60, 240))
+    few, many = (visible(make_cohort(1, num_patients=n), trials=20) for n in (60, 240))
     assert many.effect < 0.7 * few.effect
     assert few.reached
     assert many.reached
@@ -46,19 +46,19 @@ def test_more_patients_see_smaller_effects(make_cohort: Callable):
 
 def test_for_distances_the_effect_is_larger_distances(make_cohort: Callable):
     cohort = make_cohort(3, num_patients=120)
-    as_score = visible(cohort)
+    as_score = visible(cohort, trials=20)
     cohort.dice = 50 * (1 - cohort.dice)
-    as_distance = visible(cohort, higher_is_better=False)
+    as_distance = visible(cohort, higher_is_better=False, trials=20)
     assert as_distance.effect == pytest.approx(50 * as_score.effect, rel=0.35)
     assert "were higher by about" in as_distance.sentence("hd95_mm", higher_is_better=False)
 
 
 def test_where_nothing_could_be_found_the_sentence_says_that_too_few_were_there(make_cohort: Callable):
-    hopeless = visible(make_cohort(4, num_patients=22), alpha=0.005)
+    hopeless = visible(make_cohort(4, num_patients=22), alpha=0.005, trials=10)
     assert not hopeless.reached
     sentence = hopeless.sentence("dice", higher_is_better=True)
     assert re.search(r"even a slice of about \d+% of these 22 patients whose mean dice is lower by 0\.\d+", sentence)
-    assert f"only {hopeless.found} times in 30" in sentence
+    assert f"only {hopeless.found} times in 10" in sentence
     assert "More patients are needed" in sentence
 
 

@@ -89,8 +89,8 @@ def visible_effect(
     )
     if not len(rules):
         return None
-    # The smallest adjusted p-value is 2 / (1 + permutations); half of alpha leaves it room.
-    each = max(499, round(4 / alpha)) if num_permutations is None else num_permutations
+    # Enough to tell a p-value of a tenth of alpha.
+    each = max(999, round(20 / alpha)) if num_permutations is None else num_permutations
     slices = _slices(rules, trials, rng)
     orders = np.concatenate(list(permutations(cohort.patients, trials, rng)))
     badness = cohort.badness[orders]

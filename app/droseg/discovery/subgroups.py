@@ -43,7 +43,7 @@ class HiddenSubgroup:
         ci: 95 % bootstrap interval of the difference over patients, not adjusted for the number of rules.
         p: one-sided, of this rule alone; also right where inside and outside differ in spread only.
         p_adjusted: one-sided, corrected for all rules that were tested, in both directions.
-        confirmed: p_adjusted <= alpha, p <= alpha / 2, the interval leaves out 0, and the difference reaches the
+        confirmed: p_adjusted <= alpha, p <= alpha / 10, the interval leaves out 0, and the difference reaches the
             minimum effect.
         overlap: the known group that it resembles most; None where no groups are known.
     """
