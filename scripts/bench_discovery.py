@@ -94,8 +94,8 @@ def _dice(
     """Return Dice: median 0.88, 5th percentile about 0.67 without the failures, and 3 % failures below 0.3."""
     common, own = rng.normal(size=patient.max() + 1)[patient], rng.normal(size=len(patient))
     deviation = np.sqrt(alike) * common + np.sqrt(1 - alike) * own
-    if (spread != 1).any():  # symmetric, so that the mean stays what it is
-        return np.asarray(np.clip(0.8 + 0.06 * spread * deviation, 0, 1))
+    if (spread != 1).any():  # clipped on both sides alike, so that the mean stays what it is
+        return np.asarray(np.clip(0.8 + 0.06 * spread * deviation, 0.6, 1))
     failed = rng.random(len(patient)) < 0.03
     return np.where(failed, rng.uniform(0, 0.3, size=len(patient)), 1 / (1 + np.exp(-2.0 - 0.8 * deviation)))
 
@@ -140,7 +140,8 @@ def null_settings() -> Iterator[Setting]:
     yield Setting("HD95, 80 patients", metric="hd95_mm")
     yield Setting("Dice, scans of a patient alike (0.95)", alike=0.95)
     yield Setting("Dice, 10 % of the features missing", missing=0.1)
-    yield Setting("same mean, spread 2.5 times as large in a slice", unequal_spread=True)
+    for num_patients in (80, 250):
+        yield Setting(f"same mean, 2.5 times the spread in a slice, {num_patients}", num_patients, unequal_spread=True)
 
 
 def main() -> None:

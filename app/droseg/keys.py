@@ -22,3 +22,7 @@ TRAINING: Final = "training"
 VALIDATION: Final = "validation"
 TESTING: Final = "testing"
 SECTIONS: Final = (TRAINING, VALIDATION, TESTING)
+
+CASES_FILE: Final = "case_metrics.csv"
+RECORD_FILE: Final = "evaluation.json"
+"""How the cases file beside it was made."""

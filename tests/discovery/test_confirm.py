@@ -2,24 +2,28 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import permutation_test
+from scipy.stats import permutation_test, ttest_ind
 
-from droseg.discovery.confirm import bootstrap_difference, permutation_p_values, split_patients
+from droseg.discovery.confirm import _Studentized, bootstrap_difference, permutation_p_values, split_patients
 
 
 def test_p_value_is_that_of_all_permutations_of_the_patients():
-    # Values 1..n are their own ranks, so the test is the one on the difference of means, which scipy enumerates.
+    # Values 1..n are their own ranks, so the tests are those that scipy enumerates.
     badness = np.array([3.0, 9, 7, 10, 1, 2, 4, 5, 6, 8])
     inside = np.array([0.0, 1, 1, 1, 0, 0, 0, 0, 0, 0])
-    exact = permutation_test(
-        (badness[inside == 1], badness[inside == 0]),
-        lambda a, b, axis: a.mean(axis) - b.mean(axis),
-        alternative="greater",
-        n_resamples=np.inf,
-    )
+
+    def difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        return a.mean(axis) - b.mean(axis)
+
+    def studentized(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        return ttest_ind(a, b, axis=axis, equal_var=False).statistic
+
     (p,), (adjusted,) = permutation_p_values(badness, np.arange(10), inside[None], 40_000, np.random.default_rng(0))
-    assert p == adjusted
-    assert p == pytest.approx(exact.pvalue, abs=4 * np.sqrt(exact.pvalue / 40_000))
+    for found, statistic in ((p, studentized), (adjusted, difference)):
+        exact = permutation_test(
+            (badness[inside == 1], badness[inside == 0]), statistic, alternative="greater", n_resamples=np.inf
+        )
+        assert found == pytest.approx(exact.pvalue, abs=4 * np.sqrt(exact.pvalue / 40_000))
 
 
 def test_scans_of_one_patient_count_once():
@@ -73,16 +77,60 @@ def test_adjusted_p_values_are_those_of_the_worst_rule_under_permutation():
     badness = np.argsort(np.argsort(badness)) + 1.0
     p_values, adjusted = permutation_p_values(badness, np.arange(30), members, 20_000, rng)
 
-    def differences(values: np.ndarray) -> np.ndarray:
-        return np.array([values[m == 1].mean() - values[m == 0].mean() for m in members])
+    def differences(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sides = [(values[:, m == 1], values[:, m == 0]) for m in members]
+        bare = [a.mean(1) - b.mean(1) for a, b in sides]
+        studentized = [ttest_ind(a, b, axis=1, equal_var=False).statistic for a, b in sides]
+        return np.stack(bare, axis=1), np.stack(studentized, axis=1)
 
-    observed = differences(badness)
-    permuted = np.array([differences(rng.permutation(badness)) for _ in range(4000)])
-    assert p_values == pytest.approx((permuted >= observed - 1e-9).mean(0), abs=0.03)
-    assert adjusted == pytest.approx((permuted.max(1, keepdims=True) >= observed - 1e-9).mean(0), abs=0.03)
+    observed = differences(badness[None])
+    permuted = differences(np.array([rng.permutation(badness) for _ in range(4000)]))
+    assert p_values == pytest.approx((permuted[1] >= observed[1] - 1e-9).mean(0), abs=0.03)
+    assert adjusted == pytest.approx((permuted[0].max(1, keepdims=True) >= observed[0] - 1e-9).mean(0), abs=0.03)
     assert adjusted[0] == adjusted[3]
     # The rule that is there twice costs nothing: three disjoint ones, at most three times the p-value.
-    assert p_values[0] <= adjusted[0] <= 3 * p_values[0] + 0.002
+    alone = permutation_p_values(badness, np.arange(30), members[:1], 20_000, rng)[1]
+    assert alone[0] <= adjusted[0] <= 3 * alone[0] + 0.002
+
+
+def test_the_statistic_is_welchs_t_and_scans_of_a_patient_are_one_observation():
+    rng = np.random.default_rng(0)
+    values, inside = rng.normal(size=30), (np.arange(30) < 8).astype(float)
+    values = (values - values.mean()) / values.std()
+    expected = ttest_ind(values[:8], values[8:], equal_var=False).statistic
+    assert _Studentized(np.arange(30), inside[None])(values[None])[1] == pytest.approx(expected, rel=1e-9)
+    # Scans of a patient on both sides, some of them on neither: cluster by cluster, with the loop of the textbook.
+    patients, members = rng.integers(12, size=30), rng.choice([0.0, 1.0, np.nan], size=30, p=[0.5, 0.4, 0.1])
+    square = 0.0
+    for patient in range(12):
+        deviation = 0.0
+        for side, sign in ((1.0, 1), (0.0, -1)):
+            there = members == side
+            num = len(np.unique(patients[there]))
+            of_patient = values[there & (patients == patient)] - values[there].mean()
+            deviation += sign * np.sqrt(num / (num - 1)) * of_patient.sum() / there.sum()
+        square += deviation**2
+    bare = values[members == 1].mean() - values[members == 0].mean()
+    found = _Studentized(patients, members[None])(values[None])
+    assert found.ravel() == pytest.approx([bare, bare / np.sqrt(square)], rel=1e-9)
+
+
+def test_where_only_the_spread_differs_the_level_of_the_rule_alone_holds():
+    # 10 of 60 patients spread 4 times as much around the same mean.
+    rng, inside = np.random.default_rng(0), (np.arange(60) < 10).astype(float)[None]
+    values = rng.normal(size=(600, 60)) * np.where(inside[0], 4, 1)
+    both = np.array([permutation_p_values(row, np.arange(60), inside, 199, rng) for row in values])[:, :, 0]
+    alone, of_differences = (both <= 0.05).mean(axis=0)
+    assert alone <= 0.05 + 2.6 * np.sqrt(0.05 * 0.95 / 600)
+    assert of_differences > 0.1, "the bare difference is no test of the mean here; see the docstring"
+
+
+def test_slices_of_one_value_each_are_no_division_by_zero():
+    inside = (np.arange(20) < 6).astype(float)
+    p_values, _ = permutation_p_values(inside.copy(), np.arange(20), inside[None], 999, np.random.default_rng(0))
+    assert p_values[0] == pytest.approx(1 / 1000, abs=0.002)
+    p_values, _ = permutation_p_values(np.ones(20), np.arange(20), inside[None], 99, np.random.default_rng(0))
+    assert p_values == [1.0]
 
 
 def test_halves_share_no_patient_and_have_as_many_scans():

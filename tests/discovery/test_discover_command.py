@@ -87,10 +87,13 @@ def test_without_a_planted_slice_nothing_is_exported_and_the_exit_code_says_so(
     table = truth(phantoms)
     write_cases(tmp_path / "cases.csv", table, pd.Series(False, index=table.index), 0.0)
     # At the usual 0.05, one null cohort in twenty would fail this test.
-    options = ["--datalist", str(phantoms), "--alpha", "0.001", "--out", str(tmp_path / "out")]
+    options = ["--datalist", str(phantoms), "--alpha", "0.01", "--out", str(tmp_path / "out")]
     command = ["discover", str(tmp_path / "cases.csv"), *options]
     assert main(command) == 0
-    assert "No hidden subgroup is confirmed." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "something would be confirmed with a chance of at most 0.01." in printed
+    message = printed.split("No hidden subgroup is confirmed.")[1]
+    assert "would be found 4 times in 5 only if its mean dice were lower by about 0." in message
     assert main([*command, "--export-datalist", str(tmp_path / "new.json")]) == 1
     assert "nothing is confirmed" in capsys.readouterr().err
     assert not (tmp_path / "new.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,8 @@ def evaluate(tmp_path: Path, batch_size: int = 1, epochs: int = 1, **options) ->
                 "case_id": case.case_id,
             }
         )
-    handler = CaseMetricsHandler(CASES, STRUCTURES, output=tmp_path / "out" / "case_metrics.csv", **options)
+    options = {"cases": CASES, "structures": STRUCTURES, **options}
+    handler = CaseMetricsHandler(output=tmp_path / "out" / "case_metrics.csv", **options)
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(Dataset(items), batch_size=batch_size),
@@ -204,3 +206,42 @@ def test_in_a_training_the_validated_epoch_is_the_trainers(run_factory, tmp_path
     run.trainer.run()
     assert epochs == [(1, 1), (2, 2), (3, 3)]
     assert set(run.metrics.table["case_id"]) == {f"val{index}" for index in range(4)}
+
+
+def test_regions_may_overlap_and_each_has_its_own_tolerance(tmp_path):
+    regions, tolerance_mm = {"whole": [1, 2], "stem": 2}, {"whole": 0.5, "stem": 5.0}
+    _, handler = evaluate(tmp_path, structures=regions, nsd_tolerance_mm=tolerance_mm)
+    for case in CASES:
+        rows = handler.table[handler.table["case_id"] == case.case_id].reset_index(drop=True)
+        label, pred = label_and_pred(case.case_id)
+        union = case_metrics(pred > 0, label > 0, {1: "whole"}, SPACING_MM, 0.5)
+        stem = case_metrics(pred == 2, label == 2, {1: "stem"}, SPACING_MM, 5.0)
+        expected = pd.concat([union, stem], ignore_index=True)
+        pd.testing.assert_frame_equal(rows[expected.columns], expected, rtol=1e-6)
+
+
+def test_cases_that_the_evaluation_did_not_reach_are_in_the_record(tmp_path):
+    more = Case("c1", "pd", (), None, {"anatomy": "rare"})
+    evaluate(tmp_path, cases=(*CASES, more), record={"section": "testing"})
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert record["scored"] == 4
+    assert record["not_scored"] == {"c1": "the evaluation did not come to it."}
+    assert record["section"] == "testing"
+
+
+def test_without_a_record_only_the_table_is_written(tmp_path):
+    evaluate(tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["case_metrics.csv"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"structures": {"a": 1, "b": [1, 1]}}, "'a' and 'b' have the same label values"),
+        ({"nsd_tolerance_mm": {"cortex": 1.0}}, "nsd_tolerance_mm has no value for stem"),
+        ({"nsd_tolerance_mm": -1.0}, "must be >= 0"),
+    ],
+)
+def test_regions_and_tolerances_that_cannot_be_used_are_refused_at_once(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(tmp_path, **options)

@@ -168,7 +168,12 @@ def test_an_evaluation_shared_by_ranks_writes_the_files_of_one_process(done: Don
     folder = succeeded(done(f"{name}1"))
     succeeded(done(f"{name}3"))
     alone, shared = ({path.name: path.read_bytes() for path in (folder / f"{name}{n}_out").iterdir()} for n in (1, 3))
-    assert len(alone) == 1 + (4 if name == "eval" else 2)
+    assert len(alone) == 2 + (4 if name == "eval" else 2)
+    records = [json.loads(files.pop("evaluation.json")) for files in (alone, shared)]
+    for record in records:  # when and where
+        del record["finished"], record["predictions"]
+    assert records[0] == records[1]
+    assert records[0]["not_scored"] == {}
     assert alone == shared
 
 

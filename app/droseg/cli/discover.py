@@ -26,8 +26,10 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "discover",
         help="hidden subgroups: readable rules where the metric is bad",
         description="Search half of the patients for rules of one or two conditions on header, acquisition and volume "
-        "features under which the metric is bad, and test them on the other half; then the other way round. The "
-        f"chance of any false alarm is at most --alpha. Writes OUT/{SUBGROUPS_FILE} and OUT/{FEATURES_FILE}.",
+        "features under which the metric is bad, and test them on the other half; then the other way round. Where the "
+        "metric has nothing to do with the features, the chance of any false alarm is at most --alpha; where they "
+        "change its spread and not its mean, about so (docs/discovery.md). If nothing is confirmed, what could have "
+        f"been found is estimated and said. Writes OUT/{SUBGROUPS_FILE} and OUT/{FEATURES_FILE}.",
     )
     parser.add_argument("cases", nargs="+", type=Path, metavar="CASES.csv", help="case_metrics.csv of droseg evaluate")
     parser.add_argument("--datalist", type=Path, metavar="D", help="images to read features from, and groups")
@@ -53,7 +55,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "--min-patients", type=int, default=5, metavar="N", help="smallest slice in each half (default: 5 patients)"
     )
     parser.add_argument("--min-effect", type=float, metavar="X", help="smallest difference (default: as droseg report)")
-    parser.add_argument("--alpha", type=float, default=0.05, help="chance of any false alarm (default: 0.05)")
+    parser.add_argument(
+        "--alpha", type=float, default=0.05, help="chance of any false alarm, see above (default: 0.05)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
     parser.set_defaults(run=run)
 
@@ -61,7 +65,14 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search, print and write; 1 if a case could not be read or there is nothing to export."""
     from droseg.data.datalist import read_datalist, write_datalist
-    from droseg.discovery import axis_names, find_hidden_subgroups, hidden_table, merge_features, with_hidden_axes
+    from droseg.discovery import (
+        axis_names,
+        find_hidden_subgroups,
+        hidden_table,
+        merge_features,
+        visible_effect,
+        with_hidden_axes,
+    )
     from droseg.metrics import higher_is_better
     from droseg.report.compare import default_min_effect
 
@@ -69,23 +80,28 @@ def run(args: argparse.Namespace) -> int:
     cases, values = _read_values(args)
     datalist = read_datalist(args.datalist, args.data_root) if args.datalist else None
     features, known, problems = _read_features(args, cases, datalist)
-    found = find_hidden_subgroups(
-        features,
-        values,
-        cases.drop_duplicates("case_id").set_index("case_id")["patient_id"],
-        known,
-        higher_is_better=higher_is_better(args.metric),
-        num_rules=args.rules,
-        min_patients=args.min_patients,
-        alpha=args.alpha,
-        min_effect=default_min_effect(args.metric) if args.min_effect is None else args.min_effect,
-        seed=args.seed,
-    )
+    patients = cases.drop_duplicates("case_id").set_index("case_id")["patient_id"]
+    options = {
+        "higher_is_better": higher_is_better(args.metric),
+        "min_patients": args.min_patients,
+        "alpha": args.alpha,
+        "min_effect": default_min_effect(args.metric) if args.min_effect is None else args.min_effect,
+        "seed": args.seed,
+    }
+    found = find_hidden_subgroups(features, values, patients, known, num_rules=args.rules, **options)
     confirmed = [subgroup for subgroup in found if subgroup.confirmed]
     axes = axis_names(len(confirmed), list(known.columns))
     hidden_table(found, axes).to_csv(args.out / SUBGROUPS_FILE, index=False, float_format="%.6g")
     features.to_csv(args.out / FEATURES_FILE, float_format="%.10g")
     _print_findings(args, found, len(values), features.shape[1] + known.shape[1])
+    if not confirmed:
+        visible = visible_effect(features, values, patients, known, **options)
+        print(
+            "No rule holds enough patients to be tested."
+            if visible is None
+            else visible.sentence(_what(args), higher_is_better(args.metric))
+        )
+    print(f"\n{args.out / SUBGROUPS_FILE}")
     if datalist is not None and args.export_datalist and confirmed:
         of_rules = merge_features([known, features])
         write_datalist(with_hidden_axes(datalist, of_rules, confirmed, axes), args.export_datalist)
@@ -187,14 +203,21 @@ def _network_features(args: argparse.Namespace, cases: Sequence[Case]) -> pd.Dat
 
 
 def _print_findings(args: argparse.Namespace, found: list[HiddenSubgroup], num_cases: int, num_features: int) -> None:
-    metric = args.metric if args.structure is None else f"{args.metric} of {args.structure}"
-    print(f"{num_cases} cases, {num_features} features. Failures count as Dice 0 or the image diagonal.\n")
+    print(f"{num_cases} cases, {num_features} features. Failures count as Dice 0 or the image diagonal.")
+    print(
+        f"If {_what(args)} had nothing to do with any of the features, something would be confirmed with a chance of "
+        f"at most {args.alpha:.2g}.\n"
+    )
     for title, confirmed in (("Confirmed", True), ("Looked bad to one half, not confirmed by the other", False)):
         chosen = [subgroup for subgroup in found if subgroup.confirmed == confirmed]
         if chosen or confirmed:
             print(f"{title}:" if chosen else "No hidden subgroup is confirmed.")
         for subgroup in chosen:
-            print(f"  {subgroup.sentence(metric)}")
+            print(f"  {subgroup.sentence(_what(args))}")
             if subgroup.overlap is not None:
                 print(f"    {subgroup.overlap}")
-    print(f"\n{args.out / SUBGROUPS_FILE}")
+
+
+def _what(args: argparse.Namespace) -> str:
+    """Return what is explained, in words."""
+    return args.metric if args.structure is None else f"{args.metric} of {args.structure}"

@@ -7,21 +7,17 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from droseg import __version__
 from droseg.errors import InputError
-from droseg.keys import TESTING
+from droseg.keys import CASES_FILE, RECORD_FILE, TESTING
 
 if TYPE_CHECKING:
     from droseg.data.datalist import Case, Datalist
     from droseg.inference import Predictor
     from droseg.report.score import Scores
 
-CASES_FILE = "case_metrics.csv"
-RECORD_FILE = "evaluation.json"
 PREDICTIONS = "predictions"
 
 
@@ -175,34 +171,22 @@ def _write_record(
     tolerance_mm: dict[str, float],
     unpredicted: dict[str, str],
 ) -> None:
-    """Write how the table was made, for the report and for whoever asks in a year."""
-    import numpy
-    import scipy
+    from droseg.metrics import evaluation_record, write_record
 
-    from droseg.metrics.names import CONVENTIONS, is_metric
-
-    names = list(scores.cases["structure"].unique())
-    missing = [case_id for case_id in scores.missing if case_id not in unpredicted]
-    record = {
-        "droseg": __version__,
-        "numpy": numpy.__version__,
-        "scipy": scipy.__version__,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "datalist": str(datalist.path),
-        "section": args.section,
-        "predictions": str(args.pred) if args.bundle is None else str(args.out / PREDICTIONS),
-        "bundle": args.bundle,
-        "structures": {name: list(datalist.structures[name]) for name in names},
-        "metrics": [column for column in scores.cases.columns if is_metric(str(column))],
-        "nsd_tolerance_mm": {name: tolerance_mm[name] for name in names},
-        "conventions": CONVENTIONS,
-        "scored": int(scores.cases["case_id"].nunique()),
-        "missing": missing,
-        "missing_as_failure": args.missing_as_failure,
-        "not_scored": {**unpredicted, **scores.problems},
-        "warnings": scores.warnings,
-    }
-    (args.out / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
+    record = evaluation_record(
+        scores.cases,
+        datalist.structures,
+        tolerance_mm,
+        datalist=datalist.path,
+        section=args.section,
+        predictions=args.pred if args.bundle is None else args.out / PREDICTIONS,
+        bundle=args.bundle,
+        missing=[case_id for case_id in scores.missing if case_id not in unpredicted],
+        missing_as_failure=args.missing_as_failure,
+        not_scored={**unpredicted, **scores.problems},
+        warnings=scores.warnings,
+    )
+    write_record(args.out, record)
 
 
 def _common_structures(predictor: Predictor, args: argparse.Namespace, datalist: Datalist) -> list[str]:

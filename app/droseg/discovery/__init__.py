@@ -10,12 +10,14 @@ from droseg.discovery.features import (
     volume_features,
 )
 from droseg.discovery.overlap import Overlap
+from droseg.discovery.power import VisibleEffect, visible_effect
 from droseg.discovery.subgroups import HiddenSubgroup, find_hidden_subgroups, hidden_table
 
 __all__ = [
     "Condition",
     "HiddenSubgroup",
     "Overlap",
+    "VisibleEffect",
     "axis_names",
     "datalist_features",
     "find_hidden_subgroups",
@@ -24,6 +26,7 @@ __all__ = [
     "merge_features",
     "read_features",
     "rule_holds",
+    "visible_effect",
     "volume_features",
     "with_hidden_axes",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ import pandas as pd
 
 from droseg.data.datalist import Case
 from droseg.data.volumes import Volume, VolumeError, read_volume, spacing_mm
+from droseg.discovery.scanner import scanner_tags
 from droseg.errors import InputError
 from droseg.keys import CASE_ID
 
@@ -21,28 +21,21 @@ _EXTENTS: Final = ("extent_left_right_mm", "extent_back_front_mm", "extent_foot_
 _ISOTROPIC: Final = 1.2
 """Slices at most so many times as thick as a pixel is wide have no plane of their own."""
 
-SCANNER_TAGS: Final = (
-    *("Manufacturer", "ManufacturersModelName", "SoftwareVersions", "MagneticFieldStrength", "ReceiveCoilName"),
-    *("PulseSequenceType", "ScanningSequence", "SequenceVariant", "MRAcquisitionType", "ProtocolName"),
-    *("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "EchoTrainLength", "PixelBandwidth"),
-    *("SliceThickness", "SpacingBetweenSlices", "ParallelReductionFactorInPlane", "PartialFourier"),
-)
-"""Fields of a BIDS sidecar that say how a scan was made, and nothing about who was scanned."""
-
 
 def image_features(case: Case, channels: Sequence[str] = ()) -> dict[str, float | str]:
     """Return the header, acquisition and intensity features of a case's images.
 
     Of the first image: `slice_thickness_mm` and `in_plane_mm` (the largest and smallest voxel edge), `slice_plane`,
     `orientation` (axis codes of the stored array), `tilt_deg` (largest angle between an array axis and the patient's),
-    extents of the field of view, `stored_as` (data type), and `SCANNER_TAGS` from a JSON file of the same name.
+    extents of the field of view, `stored_as` (data type), and what its DICOM header or its JSON file says of the
+    scanner (`scanner_tags`).
     Per channel, of the voxels that are not 0: `intensity_median`, `intensity_p99`; and `zero_share` of all voxels.
 
     Raises:
         VolumeError: if an image cannot be read.
     """
     volumes = [read_volume(path) for path in case.images]
-    features: dict[str, float | str] = {**_grid_features(volumes[0]), **_sidecar(case.images[0])}
+    features: dict[str, float | str] = {**_grid_features(volumes[0]), **scanner_tags(case.images[0])}
     arrays = [array for volume in volumes for array in volume.array]
     for number, array in enumerate(arrays):
         name = channels[number] if len(channels) == len(arrays) else str(number)
@@ -161,21 +154,3 @@ def _intensity_features(array: Any) -> dict[str, float]:
         "intensity_p99": float(high),
         "zero_share": round(1.0 - len(filled) / len(values), 4),
     }
-
-
-def _sidecar(image: Path) -> dict[str, float | str]:
-    """Return the scanner tags of the JSON file beside an image; none if there is no such file or it is not JSON."""
-    path = image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-    try:
-        tags = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(tags, dict):
-        return {}
-    found: dict[str, float | str] = {}
-    for tag in SCANNER_TAGS:
-        value = tags.get(tag)
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            continue
-        found[tag] = float(value) if isinstance(value, int | float) else value
-    return found

@@ -11,9 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from droseg.discovery.conditions import Condition, rule_text
-from droseg.discovery.confirm import bootstrap_difference, permutation_p_values, split_patients
+from droseg.discovery.confirm import bootstrap_difference, split_patients
 from droseg.discovery.overlap import Overlap, largest_overlap
-from droseg.discovery.search import Rules, enumerate_rules, jaccard, looks_bad_beyond, shortlist
+from droseg.discovery.screen import Proposal, cross_screen
+from droseg.discovery.search import Rules, enumerate_rules, jaccard, looks_bad_beyond
 from droseg.errors import InputError
 
 MIN_PATIENTS: Final = 5
@@ -40,9 +41,10 @@ class HiddenSubgroup:
         mean_outside: mean over its cases outside.
         difference: inside minus outside.
         ci: 95 % bootstrap interval of the difference over patients, not adjusted for the number of rules.
-        p: one-sided, of this rule alone.
-        p_adjusted: corrected for all rules that were tested, in both directions.
-        confirmed: p_adjusted <= alpha, the interval leaves out 0, and the difference reaches the minimum effect.
+        p: one-sided, of this rule alone; also right where inside and outside differ in spread only.
+        p_adjusted: one-sided, corrected for all rules that were tested, in both directions.
+        confirmed: p_adjusted <= alpha, p <= alpha / 10, the interval leaves out 0, and the difference reaches the
+            minimum effect.
         overlap: the known group that it resembles most; None where no groups are known.
     """
 
@@ -92,8 +94,9 @@ def find_hidden_subgroups(
     other half tests them by permuting patients, corrected for their number (see `permutation_p_values`). This is the
     holdout of Webb 2007 (Mach. Learn. 68:1), done both ways at alpha / 2 each: cross-screening (Zhao, Small &
     Rosenbaum 2018, JASA 113:1070). So where the metric has nothing to do with any feature, a subgroup is confirmed
-    with a probability of at most `alpha`, however many rules were searched. Of the rules that pass, the first that its
-    search half proposed is reported, then those that look bad in both halves beyond the effect of the reported ones.
+    with a probability of at most `alpha`, however many rules were searched; where features change its spread and not
+    its mean, about so (docs/discovery.md has the measured rates). Of the rules that pass, the first that its search
+    half proposed is reported, then those that look bad in both halves beyond the effect of the reported ones.
 
     Args:
         features: index case_id; numbers get thresholds, everything else is compared as text; NaN is unknown.
@@ -104,7 +107,7 @@ def find_hidden_subgroups(
         higher_is_better: False for distances.
         num_rules: how many to report at most; it does not change what is confirmed.
         min_patients: smallest slice, in patients of each half (one scan of m counts 1/m).
-        alpha: probability of any false alarm.
+        alpha: probability of any false alarm, see above.
         min_effect: smallest |difference| to confirm.
         num_permutations: of each test.
         num_bootstrap: samples per interval.
@@ -113,28 +116,35 @@ def find_hidden_subgroups(
     Raises:
         InputError: if there are fewer than 4 x `min_patients` patients with a value, or no feature of any use.
     """
+    rng = np.random.default_rng(seed)
+    cohort, rules, halves = prepare(
+        features, values, patients, known, higher_is_better, min_patients, alpha, min_effect, rng
+    )
+    proposals = cross_screen(rules, cohort.patients, halves, cohort.badness, num_permutations, rng)
+    return _report(cohort, rules, proposals, num_rules, num_bootstrap, rng)
+
+
+def prepare(
+    features: pd.DataFrame,
+    values: pd.Series,
+    patients: Mapping[str, str] | pd.Series,
+    known: pd.DataFrame | None,
+    higher_is_better: bool,
+    min_patients: int,
+    alpha: float,
+    min_effect: float,
+    rng: np.random.Generator,
+) -> tuple[Cohort, Rules, tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Return the cases with a value, all rules on them, and the halves; arguments as for `find_hidden_subgroups`."""
     values = values.dropna().astype(float)
     groups = pd.DataFrame(index=values.index) if known is None else known.reindex(values.index)
     table = features.drop(columns=[c for c in groups.columns if c in features.columns]).reindex(values.index)
     table = table.join(groups)
     codes, names = pd.factorize(_patient_ids(patients, values.index))
     _check(table, len(names), min_patients)
-    cohort = _Cohort(values, codes, groups, alpha, min_effect, -1.0 if higher_is_better else 1.0)
-    rng = np.random.default_rng(seed)
     halves = split_patients(codes, rng)
     rules = enumerate_rules(table, list(groups.columns), codes, halves, min_patients)
-    proposals: list[list[_Proposal]] = []
-    for search, confirm in (halves, halves[::-1]):
-        proposed = shortlist(rules, search, cohort.badness[search].astype(np.float32))
-        if not proposed:
-            continue
-        members = np.stack([rules.members(rule) for rule in proposed])
-        p_values, adjusted = permutation_p_values(
-            cohort.badness[confirm], codes[confirm], members[:, confirm], num_permutations, rng
-        )
-        rows = zip(proposed, members, p_values, np.minimum(1.0, 2 * adjusted), strict=True)
-        proposals.append([_Proposal(*row, search, confirm) for row in rows])
-    return _report(cohort, rules, proposals, num_rules, num_bootstrap, rng)
+    return Cohort(values, codes, groups, alpha, min_effect, -1.0 if higher_is_better else 1.0), rules, halves
 
 
 def hidden_table(subgroups: Sequence[HiddenSubgroup], axes: Sequence[str] = ()) -> pd.DataFrame:
@@ -163,19 +173,7 @@ def hidden_table(subgroups: Sequence[HiddenSubgroup], axes: Sequence[str] = ()) 
 
 
 @dataclass(frozen=True)
-class _Proposal:
-    """A rule that one half proposed and the other half tested."""
-
-    rule: int
-    members: NDArray[np.float64]  # 1 inside, 0 outside, NaN neither
-    p: float
-    p_adjusted: float
-    search: NDArray[np.intp]
-    confirm: NDArray[np.intp]
-
-
-@dataclass(frozen=True)
-class _Cohort:
+class Cohort:
     """The cases with a value, and what makes a slice of them confirmed."""
 
     values: pd.Series
@@ -187,11 +185,13 @@ class _Cohort:
 
     @property
     def badness(self) -> NDArray[np.float64]:
+        """The values, larger being worse."""
         return self.sign * self.values.to_numpy(dtype=float)
 
     def subgroup(
-        self, proposal: _Proposal, conditions: tuple[Condition, ...], num_bootstrap: int, rng: np.random.Generator
+        self, proposal: Proposal, conditions: tuple[Condition, ...], num_bootstrap: int, rng: np.random.Generator
     ) -> HiddenSubgroup:
+        """Return what the confirming half says of a slice."""
         inside, here = proposal.members == 1, proposal.members[proposal.confirm]
         values = self.values.to_numpy(dtype=float)[proposal.confirm]
         ci = bootstrap_difference(values, self.patients[proposal.confirm], here, num_bootstrap, rng)
@@ -211,15 +211,15 @@ class _Cohort:
             ci=ci,
             p=float(proposal.p),
             p_adjusted=float(proposal.p_adjusted),
-            confirmed=bool(clear and proposal.p_adjusted <= self.alpha),
+            confirmed=bool(clear and proposal.passes(self.alpha)),
             overlap=largest_overlap(inside, self.known, self.values),
         )
 
 
 def _report(
-    cohort: _Cohort,
+    cohort: Cohort,
     rules: Rules,
-    proposals: Sequence[Sequence[_Proposal]],
+    proposals: Sequence[Sequence[Proposal]],
     num_rules: int,
     num_bootstrap: int,
     rng: np.random.Generator,
@@ -230,7 +230,7 @@ def _report(
     # The half with more to say first; what passed the test before what did not.
     ordered = sorted(proposals, key=lambda of_half: min(proposal.p_adjusted for proposal in of_half))
     for passed in (True, False):
-        for proposal in (p for of_half in ordered for p in of_half if (p.p_adjusted <= cohort.alpha) == passed):
+        for proposal in (p for of_half in ordered for p in of_half if p.passes(cohort.alpha) == passed):
             if len(reported) == num_rules:
                 break
             halves = (proposal.search, proposal.confirm) if passed else (proposal.search,)
@@ -246,7 +246,7 @@ def _is_own_finding(
     members: NDArray[np.float64],
     reported: Sequence[NDArray[np.bool_]],
     halves: Sequence[NDArray[np.intp]],
-    cohort: _Cohort,
+    cohort: Cohort,
     rules: Rules,
 ) -> bool:
     """Return whether a rule holds other cases than those reported, and looks bad in all given halves beyond them."""

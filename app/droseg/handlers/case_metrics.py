@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,18 @@ from droseg.metrics import (
     METRICS,
     bad_tail,
     case_metrics,
+    evaluation_record,
     group_values,
     has_direction,
     is_metric,
     penalized,
+    tolerances_mm,
     worst_group,
+    write_record,
 )
 from droseg.metrics.axes import axis_columns, with_axes
 from droseg.metrics.groups import ALL
-from droseg.metrics.names import tail_name
+from droseg.metrics.names import DIAGONAL, tail_name
 
 WORST = "worst_group"
 
@@ -47,32 +50,44 @@ class CaseMetricsHandler:
     Args:
         cases: the datalist's cases that may occur, each once; they give patient and groups, and the order of the table
             under torch.distributed.
-        structures: name -> value in the label maps that arrive here.
+        structures: name -> value in the label maps that arrive here, or several values; such regions may overlap (of
+            tumors: `{"ET": 3, "TC": [1, 3], "WT": [1, 2, 3]}`).
         metrics: which metrics to compute, see `droseg.metrics.case_metrics`; those that have no better and worse,
             as counts of components, only enter the table.
         axes: group axes, and products of them (`anatomy*protocol`); default all that occur in `cases`.
         output: where to write `case_metrics.csv`, if anywhere.
+        record: what `evaluation.json` shall say besides, beside the table: `datalist`, `section`, `predictions`,
+            `bundle`, see `droseg.metrics.evaluation_record`; by default that file is not written.
         prefix: of the names in `engine.state.metrics`.
         label_key: of the reference label map, in the engine's output or else in its batch.
+        nsd_tolerance_mm: for all structures, or name -> its own, of every structure.
+
+    Raises:
+        ValueError: if two structures are the same values, or a tolerance is missing or negative.
     """
 
     def __init__(
         self,
         cases: Sequence[Case],
-        structures: Mapping[str, int],
+        structures: Mapping[str, int | Sequence[int]],
         metrics: Sequence[str] = METRICS,
         axes: Sequence[str] | None = None,
         output: str | Path | None = None,
         prefix: str = "val_",
         label_key: str = keys.LABEL,
+        nsd_tolerance_mm: float | Mapping[str, float] = 1.0,
+        record: Mapping[str, Any] | None = None,
     ) -> None:
         self.cases = {case.case_id: case for case in cases}
         known = sorted({axis for case in cases for axis in case.groups})
         self.axes = tuple(axes if axes is not None else known)
         self._columns = axis_columns(self.axes, known)
-        self.structures: dict[int | tuple[int, ...], str] = {int(value): name for name, value in structures.items()}
+        self.structures = _regions(structures)
+        tolerances = tolerances_mm(nsd_tolerance_mm, self.structures.values())
+        self.nsd_tolerance_mm = dict(zip(self.structures.values(), tolerances, strict=True))
         self.metrics, self.prefix, self.label_key = tuple(metrics), prefix, label_key
         self.output = Path(output) if output is not None else None
+        self.record = record
         self.table = pd.DataFrame()
         self._rows: list[pd.DataFrame] = []
 
@@ -93,13 +108,20 @@ class CaseMetricsHandler:
         for item, result in zip(batch, output, strict=True):
             label = result[self.label_key] if self.label_key in result else item[self.label_key]
             spacing = np.asarray(affine_to_spacing(label.affine)).astype(float)
-            rows = case_metrics(result[keys.PRED][0], label[0], self.structures, spacing.tolist(), metrics=self.metrics)
+            rows = case_metrics(
+                result[keys.PRED][0],
+                label[0],
+                self.structures,
+                spacing.tolist(),
+                self.nsd_tolerance_mm,
+                self.metrics,
+            )
             case = self.cases[item[keys.CASE_ID]]
             rows.insert(0, keys.CASE_ID, case.case_id)
             rows.insert(1, keys.PATIENT_ID, case.patient_id)
             for axis in self._columns:
                 rows[axis] = case.groups.get(axis)
-            rows["diagonal_mm"] = float(np.linalg.norm(spacing * np.array(label.shape[1:])))
+            rows[DIAGONAL] = float(np.linalg.norm(spacing * np.array(label.shape[1:])))
             self._rows.append(rows)
 
     def _all_rows(self) -> list[pd.DataFrame]:
@@ -118,11 +140,20 @@ class CaseMetricsHandler:
             values |= self._of_groups(cases, metric) | self._of_structures(cases, metric)
         engine.state.metrics.update(values)
         if self.output is not None and is_writer():
-            columns = [column for column in COLUMNS if column in self.table]
-            others = [column for column in self.table.columns if is_metric(str(column)) and column not in COLUMNS]
-            ordered = [*columns, *self._columns, *others, "diagonal_mm"]
-            self.output.parent.mkdir(parents=True, exist_ok=True)
-            self.table[ordered].to_csv(self.output, index=False, float_format="%.10g")
+            self._write(self.output)
+
+    def _write(self, output: Path) -> None:
+        columns = [column for column in COLUMNS if column in self.table]
+        others = [column for column in self.table.columns if is_metric(str(column)) and column not in COLUMNS]
+        table = self.table[[*columns, *self._columns, *others, DIAGONAL]]
+        output.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(output, index=False, float_format="%.10g")
+        if self.record is not None:
+            values = {name: key if isinstance(key, tuple) else (key,) for key, name in self.structures.items()}
+            unseen = self.cases.keys() - set(table[keys.CASE_ID])
+            reasons = {case_id: "the evaluation did not come to it." for case_id in self.cases if case_id in unseen}
+            record = evaluation_record(table, values, self.nsd_tolerance_mm, not_scored=reasons, **self.record)
+            write_record(output.parent, record)
 
     def _of_groups(self, cases: pd.DataFrame, metric: str) -> dict[str, float]:
         mean, tail = f"{self.prefix}{metric}", f"{self.prefix}{tail_name(metric)}"
@@ -142,3 +173,15 @@ class CaseMetricsHandler:
             tail = bad_tail(of_cases.dropna().to_numpy(), metric)
             values[f"{self.prefix}{tail_name(metric)}/structure={structure}"] = tail
         return values
+
+
+def _regions(structures: Mapping[str, int | Sequence[int]]) -> dict[int | tuple[int, ...], str]:
+    """Return the label values of each structure -> its name, as `case_metrics` takes them."""
+    regions: dict[int | tuple[int, ...], str] = {}
+    for name, value in structures.items():
+        values = sorted({int(v) for v in value}) if isinstance(value, Iterable) else [int(value)]
+        key = values[0] if len(values) == 1 else tuple(values)
+        if key in regions:
+            raise ValueError(f"'{regions[key]}' and '{name}' have the same label values {value}; leave out one.")
+        regions[key] = name
+    return regions

@@ -28,6 +28,7 @@ from droseg.metrics.names import (
     is_metric,
     is_own_column,
 )
+from droseg.metrics.record import evaluation_record, write_record
 from droseg.metrics.surface import SurfaceDistances, surface_distances
 from droseg.metrics.topology import betti_numbers, count_components
 
@@ -44,6 +45,7 @@ __all__ = [
     "betti_numbers",
     "case_metrics",
     "count_components",
+    "evaluation_record",
     "group_values",
     "has_direction",
     "hausdorff_percentile",
@@ -58,4 +60,5 @@ __all__ = [
     "surface_distances",
     "tolerances_mm",
     "worst_group",
+    "write_record",
 ]
