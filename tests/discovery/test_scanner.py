@@ -32,9 +32,9 @@ IDENTIFYING = {
 
 @pytest.fixture
 def write_series(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a series of 4 axial slices of 3 mm with the given elements, and its folder."""
+    """Return a function that writes a series of 6 axial slices of 3 mm with the given elements, and its folder."""
 
-    def write(name: str = "series", num_slices: int = 4, **elements: Any) -> Path:
+    def write(name: str = "series", num_slices: int = 6, **elements: Any) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         series, study = pydicom.uid.generate_uid(), pydicom.uid.generate_uid()
