@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from droseg.sampling.divergences import check_beta, robust_risk
+from droseg.sampling.group_part import GroupPart
 from droseg.sampling.history import LossHistory
 from droseg.sampling.recording import RecordingBatchSampler
-from droseg.sampling.tree import LogSumTree
-from droseg.sampling.urn import Part, TreePart, UniformPart, Urn
+from droseg.sampling.urn import Part, UniformPart, Urn
 
 LINEAR_BELOW = 1e-6
 """Below this beta the risk of a group is taken as its mean loss: (1/beta) log mean exp would lose all digits."""
@@ -50,7 +50,7 @@ class GroupBatchSampler(RecordingBatchSampler):
                 f"batch_size is {batch_size} but there are {len(history)} cases, and a batch is drawn without "
                 "replacement; lower batch_size or set replacement to true."
             )
-        self.members = [np.asarray(each, dtype=np.int64) for each in members]
+        self.members = [np.asarray(each, dtype=np.int32) for each in members]
         if any(len(each) == 0 for each in self.members):
             raise ValueError("a group has no cases; leave it out.")
         alone = np.setdiff1d(np.arange(len(history)), np.concatenate(self.members))
@@ -102,7 +102,8 @@ class TwoLevelBatchSampler(GroupBatchSampler):
 
     With R_g = (1/beta) log mean over the group exp(beta L) and R = (1/gamma) log sum_g pi_g exp(gamma R_g), q is the
     gradient of R by the losses: q(i | g) = exp(beta L_i) / sum over the group, w_g proportional to
-    pi_g exp(gamma R_g). A draw costs O(G + log N), an update O(log N); both follow the history at once.
+    pi_g exp(gamma R_g). A draw costs O(G + log N), an update O(log N); both follow the history at once. Beside the
+    history it keeps 7 bytes per case and axis, and 4 per case.
 
     Args:
         history, members: see `GroupBatchSampler`.
@@ -145,8 +146,8 @@ class TwoLevelBatchSampler(GroupBatchSampler):
 
     def _build(self) -> None:
         loss = self.history.loss
-        self._trees = [TreePart(LogSumTree(self._beta * loss[each]), each) for each in self.members]
-        self._parts = self._trees
+        self._groups = [GroupPart(each, loss, self._beta) for each in self.members]
+        self._parts = self._groups
         self._summed = loss.copy() if self._linear else np.empty(0)
         self._sum = self._sums()
 
@@ -160,8 +161,7 @@ class TwoLevelBatchSampler(GroupBatchSampler):
         for index in changed:
             loss = float(self.history.loss[index])
             for group in self._owner[self._start[index] : self._start[index + 1]]:
-                part = self._trees[group]
-                part.tree.set(part.leaf(index), self._beta * loss)  # type: ignore[arg-type]
+                self._groups[group].changed(index)
                 if self._linear:
                     self._sum[group] += loss - self._summed[index]
             if self._linear:
@@ -178,11 +178,11 @@ class TwoLevelBatchSampler(GroupBatchSampler):
         else:
             # gamma / beta first: where the two are equal, the factor is exactly 1 and the draws are plain KL
             factor = self.gamma / self._beta
-            scaled = [factor * (p.log_total - n) for p, n in zip(self._trees, self._log_size, strict=True)]
+            scaled = [factor * (p.log_total - n) for p, n in zip(self._groups, self._log_size, strict=True)]
         return [float(prior + each) for prior, each in zip(self.log_prior, scaled, strict=True)]
 
     def _within(self, group: int) -> np.ndarray:
-        return np.exp(self._beta * self.history.loss[self.members[group]] - self._trees[group].log_total)
+        return np.exp(self._beta * self.history.loss[self.members[group]] - self._groups[group].log_total)
 
     def group_risks(self) -> np.ndarray:
         """Return R_g = (1/beta) log mean exp(beta L) of each group, shape (G,); the mean at beta = 0. O(N)."""
@@ -211,4 +211,5 @@ def _groups_of_cases(members: Sequence[np.ndarray], num_cases: int) -> tuple[np.
     cases = np.concatenate(members)
     owner = np.repeat(np.arange(len(members)), [len(each) for each in members])
     order = np.argsort(cases, kind="stable")
-    return owner[order].astype(np.int32), np.searchsorted(cases[order], np.arange(num_cases + 1))
+    smallest = np.min_scalar_type(len(members) - 1)
+    return owner[order].astype(smallest), np.searchsorted(cases[order], np.arange(num_cases + 1)).astype(np.int32)
