@@ -170,13 +170,35 @@ def test_a_step_with_a_loss_that_is_not_finite_is_left_out_on_request(trainer_fa
     assert "is left out: the loss of case5 is not finite" in caplog.text
 
 
-def test_a_case_that_is_never_finite_cannot_fill_the_training_with_steps_left_out(trainer_factory, items):
+@pytest.mark.parametrize("objective", ["hardness", "erm", "group_balanced", "two_level", "group_dro"])
+def test_a_case_that_is_never_finite_is_taken_out_after_three_steps(trainer_factory, items, caplog, objective):
     items[5]["image"] = torch.full_like(items[5]["image"], float("nan"))
-    trainer = trainer_factory(items=items, epochs=20, beta=20.0)  # its initial loss of 4 draws it into every batch
-    trainer.on_nonfinite = "skip"
-    with pytest.raises(DrosegError, match=r"the loss of case5 was not finite in 10 steps.*take it out of the datalist"):
+    groups = [{"anatomy": "rare" if index in (4, 5) else "typical"} for index in range(8)]
+    trainer = trainer_factory(objective, items=items, epochs=15, beta=20.0, groups=groups)
+    trainer.on_nonfinite = "skip"  # its initial loss of 4 draws it into every batch
+    with caplog.at_level("WARNING"):
         trainer.run()
-    assert trainer.state.iteration < 20
+    assert trainer.state.iteration == 60
+    assert trainer.state.steps_left_out == 3
+    assert trainer.objective.history.excluded == {5}
+    assert trainer.objective.history.loss[5] == 4.0, "its previous loss stays"
+    assert trainer.objective.probabilities()[5] == 0.0
+    assert float(trainer.objective.probabilities().sum()) == pytest.approx(1.0)
+    assert caplog.text.count("case5 is taken out of the draws: its loss was not finite in 3 steps") == 1
+    assert trainer.state.metrics["history/unvisited"] == 0
+    assert trainer.state.metrics["history/mean_loss"] < 3.0, "a constant of ours is no loss"
+    if objective == "hardness":
+        assert math.isfinite(trainer.objective.risk())
+        assert trainer.objective.risk() < 3.0
+
+
+def test_a_training_whose_losses_are_never_finite_stops_though_it_may_skip(trainer_factory, items):
+    for item in items:
+        item["image"] = torch.full_like(item["image"], float("nan"))
+    trainer = trainer_factory("erm", items=items, epochs=20)
+    trainer.on_nonfinite = "skip"
+    with pytest.raises(DrosegError, match=r"the losses of 2 of 8 cases were not finite in 3 steps each \(case"):
+        trainer.run()
     assert all(torch.isfinite(parameter).all() for parameter in trainer.network.parameters())
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
+from monai.engines import IterationEvents
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from droseg.errors import DrosegError, InputError
@@ -334,6 +335,39 @@ def test_a_continued_run_says_that_it_does_not_start_from_other_weights(run_fact
     with caplog.at_level("WARNING"):
         run.checkpoint.restore(run.trainer)
     assert "init_from is ignored" in caplog.text
+
+
+@pytest.mark.parametrize("objective", ["hardness", "jtt"])
+def test_a_case_that_was_taken_out_stays_out_after_a_resume_from_any_step(run_factory, tmp_path, objective):
+    options = {"rivals": {"jtt": {"first_epochs": 2}}}
+
+    def make(path):
+        run = run_factory(path, objective=objective, epochs=4, mix=0.2, max_age=1.0, **options)
+        run.trainer.on_nonfinite = "skip"
+        run.trainer.data_loader.dataset.dataset.data[2]["image"][:] = math.nan
+        drawn = []
+        run.trainer.add_event_handler(
+            IterationEvents.LOSS_COMPLETED, lambda: drawn.append(tuple(run.objective.current_draw.indices))
+        )
+        return run, drawn
+
+    whole, expected = make(tmp_path / "whole")
+    whole.trainer.run()
+    assert whole.objective.history.excluded == {2}
+    assert whole.trainer.state.steps_left_out == 3
+    for step in (2, 5, 9, 10, 12):
+        run, drawn = make(tmp_path / f"from{step}")
+        run.trainer.add_event_handler(
+            Events.ITERATION_COMPLETED(once=step), lambda trainer=run.trainer: setattr(trainer, "stop_requested", True)
+        )
+        with pytest.raises(SystemExit):
+            run.trainer.run()
+        again, rest = make(tmp_path / f"from{step}")
+        again.checkpoint.restore(again.trainer)
+        again.trainer.run()
+        assert drawn + rest == expected
+        assert again.objective.history.failures == whole.objective.history.failures
+        assert same(load(again.folder.last_model), load(whole.folder.last_model))
 
 
 def test_what_people_see_survives_a_kill(run_factory, tmp_path):

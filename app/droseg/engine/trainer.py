@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -21,8 +20,10 @@ from droseg.objectives import Objective
 
 logger = logging.getLogger(__name__)
 
-NONFINITE_STEPS = 10
-"""Steps that are left out for one case before the training stops after all."""
+NONFINITE_STEPS = 3
+"""Steps that are left out for one case before it is taken out of the draws."""
+LARGEST_SHARE = 0.2
+"""Share of the cases that may be taken out (one always): if more are, it is the training and not the cases."""
 
 STOP, CHECKPOINT = 1, 2
 """What a process can ask of all ranks, as bits."""
@@ -46,7 +47,9 @@ class DROTrainer(SupervisedTrainer):
 
     A loss that is not finite ends the training before its step, since one such gradient makes every weight of the
     network NaN; or the step is left out (`on_nonfinite="skip"`), the cases named, and their stale losses stay. A case
-    whose loss is never finite would keep its high initial one and fill the batches, so ten such steps end it too.
+    whose loss is never finite would keep its high initial one and fill the batches, so after three such steps it is
+    taken out of the draws. Which cases are out is part of the history and its checkpoint; `engine.state.steps_left_out`
+    counts the steps.
 
     Args:
         loss_function: (pred, label) -> (B,).
@@ -76,9 +79,10 @@ class DROTrainer(SupervisedTrainer):
         self.owes_epoch_end = False
         """Whether the state was saved after the last step of an epoch and before what its end brings."""
         self._skips_step = False
-        self._nonfinite_steps: Counter[str] = Counter()
         kwargs["event_names"] = [*(kwargs.get("event_names") or ()), CheckpointEvents]
         super().__init__(loss_function=self._weighted_case_loss, decollate=kwargs.pop("decollate", False), **kwargs)
+        self.state.steps_left_out = 0
+        self.state_dict_user_keys.append("steps_left_out")
         self.add_event_handler(Events.ITERATION_STARTED, self._begin_batch)
         self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._drop_gradients)
 
@@ -140,27 +144,41 @@ class DROTrainer(SupervisedTrainer):
 
     def _check_finite(self) -> None:
         """Stop, or mark the step to be left out: the same on every rank, since all know all losses."""
-        indices, losses = self.step_losses
-        names = self.objective.history.case_ids
-        bad = sorted({names[index] for index, loss in zip(indices, losses, strict=True) if not math.isfinite(loss)})
+        bad = sorted({index for index, loss in zip(*self.step_losses, strict=True) if not math.isfinite(loss)})
         self._skips_step = bool(bad)
         if not bad or self.scaler is not None:  # a gradient scaler leaves such steps out by itself
             return
-        self._nonfinite_steps.update(bad)
-        worst, times = self._nonfinite_steps.most_common(1)[0]
-        if self.on_nonfinite == "skip" and times < NONFINITE_STEPS:
-            logger.warning("step %d is left out: the loss of %s is not finite.", self.state.iteration, ", ".join(bad))
-            return
-        if self.on_nonfinite == "skip":
+        names = ", ".join(self.objective.history.case_ids[index] for index in bad)
+        if self.on_nonfinite != "skip":
             raise DrosegError(
-                f"step {self.state.iteration}: the loss of {worst} was not finite in {times} steps, all of them left "
-                "out. Training stops, since its stale loss stays high and it would be drawn again and again. Look "
-                "at its image and label, or take it out of the datalist."
+                f"step {self.state.iteration}: the loss of {names} is not finite. Training stops, since one such "
+                "step would make every weight of the network NaN. Look at the image and label of the case; if both "
+                "are sound, lower learning_rate and start over, or set on_nonfinite to skip."
             )
-        raise DrosegError(
-            f"step {self.state.iteration}: the loss of {', '.join(bad)} is not finite. Training stops, since one such "
-            "step would make every weight of the network NaN. Look at the image and label of the case; if both are "
-            "sound, lower learning_rate and start over, or set on_nonfinite to skip."
+        logger.warning("step %d is left out: the loss of %s is not finite.", self.state.iteration, names)
+        self.state.steps_left_out += 1
+        for index in bad:
+            if self.objective.history.count_failure(index) == NONFINITE_STEPS:
+                self._exclude(index)
+
+    def _exclude(self, index: int) -> None:
+        """Take a case out of the draws; stop if too many are."""
+        history, batch_size = self.objective.history, self.objective.sampler.batch_size
+        history.exclude(index)
+        num_excluded = len(history.excluded)
+        most = min(max(1, int(LARGEST_SHARE * len(history))), len(history) - batch_size)
+        if num_excluded > most:
+            names = ", ".join(history.case_ids[each] for each in sorted(history.excluded)[:5])
+            raise DrosegError(
+                f"step {self.state.iteration}: the losses of {num_excluded} of {len(history)} cases were not finite "
+                f"in {NONFINITE_STEPS} steps each ({names}); training stops, for too few are left. Look at their "
+                "images and labels; if these are sound, lower learning_rate. Then start over by --restart."
+            )
+        logger.warning(
+            "%s is taken out of the draws: its loss was not finite in %d steps. Look at its image and label; when they "
+            "are mended, start over by --restart.",
+            history.case_ids[index],
+            NONFINITE_STEPS,
         )
 
     @staticmethod

@@ -111,7 +111,7 @@ class Objective:
 
     def risk(self) -> float:
         """Return the value that this objective minimizes, from the stale losses; O(N)."""
-        return float(self.history.loss.mean())
+        return float(self.history.loss[self.history.counted].mean())
 
     def epoch_completed(self, epoch: int) -> dict[str, float]:
         """Do what costs O(N), after epoch `epoch` (from 1); return values worth logging."""

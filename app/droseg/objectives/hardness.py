@@ -160,12 +160,12 @@ class HardnessWeighted(Objective):
 
     def risk(self) -> float:
         """Return the robust risk of the stale losses: the value of the inner maximum."""
-        return self.hardness_sampler.divergence.risk(self.history.loss)
+        return self.hardness_sampler.divergence.risk(self.history.loss[self.history.counted])
 
     def epoch_completed(self, epoch: int) -> dict[str, float]:
         """Solve beta for its target; return beta, the clipped fraction of the weights, refits and lost cases. O(N)."""
         sampler = self.hardness_sampler
-        if (self.target_ess is not None or self.target_kl is not None) and self.history.visits.min() > 0:
+        if (self.target_ess is not None or self.target_kl is not None) and self.history.all_visited:
             stale = torch.from_numpy(sampler.limited_losses())
             if self.target_kl is not None:
                 self._full_beta = solve_beta_for_kl(stale, self.target_kl, self.max_beta)

@@ -30,7 +30,7 @@ class GroupPart(Part):
         self.members, self._loss, self._beta = members, loss, beta
         self._taken: set[int] = set()  # positions
         log_weight = beta * loss[members]
-        padded = np.full(-(-len(members) // BLOCK) * BLOCK, -math.inf)
+        padded = np.full(max(1, -(-len(members) // BLOCK)) * BLOCK, -math.inf)
         padded[: len(members)] = log_weight
         self._tree = LogSumTree(np.logaddexp.reduce(padded.reshape(-1, BLOCK), axis=1))
 
