@@ -192,6 +192,19 @@ def test_a_case_that_is_never_finite_is_taken_out_after_three_steps(trainer_fact
         assert trainer.objective.risk() < 3.0
 
 
+@pytest.mark.filterwarnings("ignore:.*CUDA")
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_broken_case_is_taken_out_with_a_gradient_scaler_too(trainer_factory, items, enabled):
+    items[5]["image"] = torch.full_like(items[5]["image"], float("nan"))
+    trainer = trainer_factory("hardness", items=items, epochs=5, beta=20.0)
+    trainer.on_nonfinite, trainer.amp = "skip", True
+    trainer.scaler = torch.amp.GradScaler("cpu", enabled=enabled)  # without a GPU, MONAI's own is not enabled
+    trainer.run()
+    assert trainer.objective.history.excluded == {5}
+    assert trainer.state.steps_left_out == 3
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.network.parameters())
+
+
 def test_a_training_whose_losses_are_never_finite_stops_though_it_may_skip(trainer_factory, items):
     for item in items:
         item["image"] = torch.full_like(item["image"], float("nan"))

@@ -294,3 +294,5 @@ def test_a_saved_history_remembers_what_was_taken_out_unless_the_cases_are_other
     assert (again.excluded, again.failures) == ({1}, {1: 3})
     other.load_state_dict(history.state_dict(), carry_over=True)
     assert (other.excluded, other.failures) == (set(), {})
+    again.load_state_dict(history.state_dict(), carry_over=True)
+    assert (again.excluded, again.failures) == (set(), {}), "another run: the file may have been mended"

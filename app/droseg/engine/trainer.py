@@ -146,7 +146,7 @@ class DROTrainer(SupervisedTrainer):
         """Stop, or mark the step to be left out: the same on every rank, since all know all losses."""
         bad = sorted({index for index, loss in zip(*self.step_losses, strict=True) if not math.isfinite(loss)})
         self._skips_step = bool(bad)
-        if not bad or self.scaler is not None:  # a gradient scaler leaves such steps out by itself
+        if not bad or (self._scales_gradients() and self.on_nonfinite != "skip"):
             return
         names = ", ".join(self.objective.history.case_ids[index] for index in bad)
         if self.on_nonfinite != "skip":
@@ -181,9 +181,13 @@ class DROTrainer(SupervisedTrainer):
             NONFINITE_STEPS,
         )
 
+    def _scales_gradients(self) -> bool:
+        """Return whether a gradient scaler is at work, which leaves such steps out by itself; without CUDA none is."""
+        return self.scaler is not None and self.scaler.is_enabled()
+
     @staticmethod
     def _drop_gradients(engine: Engine) -> None:
-        if engine._skips_step and engine.scaler is None:  # type: ignore[attr-defined]
+        if engine._skips_step and not engine._scales_gradients():  # type: ignore[attr-defined]
             engine.optimizer.zero_grad(set_to_none=True)  # type: ignore[attr-defined]
 
 

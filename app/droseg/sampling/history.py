@@ -204,10 +204,9 @@ class LossHistory:
             )
         kept = [index for index, case_id in enumerate(self.case_ids) if case_id in saved]
         rows = torch.tensor([saved[self.case_ids[index]] for index in kept], dtype=torch.long)
-        same = tuple(saved) == self.case_ids
-        self.excluded = set(state.get("excluded", ())) if same else set()
-        self.failures = dict(state.get("failures", {})) if same else {}
         with self.lock:
+            self.excluded = set() if carry_over else set(state.get("excluded", ()))
+            self.failures = {} if carry_over else dict(state.get("failures", {}))
             for own, name in ((self.loss, "loss"), (self.visits, "visits"), (self.last_update, "last_update")):
                 own[kept] = state[name][rows].numpy()
             self.num_updates = int(state["num_updates"])

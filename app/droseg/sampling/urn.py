@@ -39,7 +39,7 @@ class Part(ABC):
 
 def position(members: np.ndarray, index: int) -> int | None:
     """Return where a case stands among ascending members, None if it is none of them; O(log n), without an index."""
-    place = int(np.searchsorted(members, index))
+    place = int(members.searchsorted(members.dtype.type(index)))  # of another type, numpy would copy all members
     return place if place < len(members) and members[place] == index else None
 
 
