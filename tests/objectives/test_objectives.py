@@ -238,9 +238,7 @@ def test_every_objective_keeps_40_bytes_per_case_and_takes_no_memory_of_that_siz
     rivals = {"jtt": {"first_epochs": 1}, "group_balanced": {"overlapping": True}}
     tracemalloc.start()
     try:
-        objective = build_objective(
-                name, case_ids, batch_size=2, num_batches=size // 2, groups=groups, rivals=rivals
-            )
+        objective = build_objective(name, case_ids, batch_size=2, num_batches=size // 2, groups=groups, rivals=rivals)
         batches = iter(objective.sampler)
         batch = next(batches)
         kept = tracemalloc.get_traced_memory()[0] - sys.getsizeof(objective.history.case_ids)
