@@ -10,13 +10,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from droseg.engine.roles import is_writer
 from droseg.engine.run_folder import RunFolder, replace_state, replace_text
-from droseg.engine.trainer import CheckpointEvents
+from droseg.engine.trainer import CheckpointEvents, DROTrainer
 from droseg.handlers.whole_volumes import WholeVolumeLosses
 from droseg.objectives import Objective
 
@@ -56,25 +56,25 @@ class EarlyLossHandler:
         self.volumes = WholeVolumeLosses(case_ids, dataset, inferer, loss_function, key="early_epoch")
         self._started_at = 0.0
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: DROTrainer) -> None:
         """Attach to the trainer."""
         engine.add_event_handler(Events.STARTED, self.started)
         if self.epoch:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
 
-    def started(self, engine: Engine) -> None:
+    def started(self, engine: DROTrainer) -> None:
         """Forget what an earlier run of this folder has left, if this one begins."""
         self._started_at = time.perf_counter()
         if is_writer() and engine.state.iteration == 0:
             self.run.early_losses_file.unlink(missing_ok=True)
             self.run.early_model.unlink(missing_ok=True)
 
-    def epoch_completed(self, engine: Engine) -> None:
+    def epoch_completed(self, engine: DROTrainer) -> None:
         """Measure and write, if this is the epoch."""
         if engine.state.epoch != self.epoch:
             return
         begun = time.perf_counter()
-        network: nn.Module = engine.network  # type: ignore[attr-defined]
+        network = engine.network
         between_cases = partial(engine.fire_event, CheckpointEvents.BETWEEN_CASES)
         losses = self.volumes.measure(network, engine.state.device, between_cases)
         if not is_writer():

@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from monai.inferers import Inferer
-from torch import Tensor, nn
+from torch import Tensor
 
 from droseg.engine.roles import is_writer
-from droseg.engine.trainer import CheckpointEvents
+from droseg.engine.trainer import CheckpointEvents, DROTrainer
 from droseg.handlers.whole_volumes import WholeVolumeLosses
 from droseg.objectives import Objective
 
@@ -55,24 +55,24 @@ class HistoryRefreshHandler:
         self.volumes = WholeVolumeLosses(case_ids, dataset, inferer, loss_function, key="refresh_interval")
         self._trained_since = time.perf_counter()
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: DROTrainer) -> None:
         """Attach to the trainer, before the handlers that look at the history at the end of an epoch."""
         if self.interval:
             engine.add_event_handler(Events.STARTED, self.started)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
 
-    def started(self, engine: Engine) -> None:
+    def started(self, engine: DROTrainer) -> None:
         """Note the time, so that the first refresh knows its share of it."""
         self._trained_since = time.perf_counter()
 
-    def epoch_completed(self, engine: Engine) -> None:
+    def epoch_completed(self, engine: DROTrainer) -> None:
         """Refresh if this epoch is due."""
         for name in METRICS:  # those of an earlier epoch
             engine.state.metrics.pop(name, None)
         if engine.state.epoch % self.interval:
             return
         started = time.perf_counter()
-        network: nn.Module = engine.network  # type: ignore[attr-defined]
+        network = engine.network
         between_cases = partial(engine.fire_event, CheckpointEvents.BETWEEN_CASES)
         losses = self.volumes.measure(network, engine.state.device, between_cases)
         history = self.objective.history

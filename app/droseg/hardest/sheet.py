@@ -10,6 +10,7 @@ import pandas as pd
 from droseg.data import Case
 from droseg.hardest.flag import LabelCheck
 from droseg.hardest.measure import Measurement
+from droseg.hardest.source import EarlyLosses
 
 FLAG = "label looks wrong"
 
@@ -19,25 +20,27 @@ def hardest_table(
     measurements: Sequence[Measurement],
     checks: Mapping[str, LabelCheck],
     history: pd.DataFrame,
+    early: EarlyLosses | None = None,
 ) -> pd.DataFrame:
     """Return one row per training case, hardest first; cases that could not be measured come last, without a rank.
 
-    Columns: `rank, case_id, patient_id`, one per group axis, `loss` (whole volume, not augmented), `stale_loss, visits,
-    draw_share` (of the last checkpoint; empty without one), `dice_mean, dice_STRUCTURE`, `flag` ("label looks wrong" or
-    empty), `flag_score` (1 and above is flagged), `flag_reason`, `disputed_structure, disputed_structure_share,
-    disputed_total_share`, `problem`.
+    Columns: `rank, ranked_by` ("early loss, epoch 8" or "late loss"), `case_id, patient_id`, one per group axis, `loss`
+    (whole volume, not augmented), `stale_loss, visits, draw_share` (of the last checkpoint; empty without one),
+    `dice_mean, dice_STRUCTURE`, `flag` ("label looks wrong" or empty), `flag_score` (1 and above is flagged),
+    `flag_reason`, `disputed_structure, disputed_structure_share, disputed_total_share`, `problem`.
 
     Args:
         cases: the training cases.
         measurements: of these cases, in their order.
         checks: case_id -> how wrong its label looks.
         history: see `stale_losses`.
+        early: losses to rank by; a case that has none of them is ranked by its measurement.
     """
     draws = history["visits"].sum()
     rows = []
     for case, measured in zip(cases, measurements, strict=True):
         row: dict[str, object] = {"case_id": case.case_id, "patient_id": case.patient_id, **case.groups}
-        row["loss"] = measured.loss
+        row["loss"] = _loss(measured, early)
         if case.case_id in history.index:
             stale = history.loc[case.case_id]
             row |= {"stale_loss": stale["stale_loss"], "visits": stale["visits"]}
@@ -56,7 +59,14 @@ def hardest_table(
                 "disputed_total_share": check.total_share,
             }
         rows.append({**row, "problem": measured.problem})
-    return _ranked(pd.DataFrame(rows), cases, measurements)
+    table = _ranked(pd.DataFrame(rows), cases, measurements)
+    table.insert(1, "ranked_by", "late loss" if early is None else f"early loss, epoch {early.epoch}")
+    return table
+
+
+def _loss(measured: Measurement, early: EarlyLosses | None) -> float:
+    stored = np.nan if early is None else early.losses.get(measured.case_id, np.nan)
+    return stored if np.isfinite(stored) and not measured.problem else measured.loss
 
 
 def _ranked(table: pd.DataFrame, cases: Sequence[Case], measurements: Sequence[Measurement]) -> pd.DataFrame:
