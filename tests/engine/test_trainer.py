@@ -14,7 +14,7 @@ from monai.engines import IterationEvents, SupervisedTrainer
 from monai.losses import DiceCELoss
 from monai.transforms import Compose, RandGaussianNoised, RandSpatialCropSamplesd
 
-from droseg.errors import DrosegError
+from droseg.errors import DrosegError, InputError
 from droseg.losses import PerCaseDiceCELoss
 
 MONAI_LOSS = {"include_background": False, "to_onehot_y": True, "softmax": True}
@@ -121,7 +121,14 @@ def test_a_training_lowers_the_loss(trainer_factory):
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_loss_without_one_value_per_case_is_refused_with_the_reason(trainer_factory, batch_size):
     trainer = trainer_factory(loss_function=DiceCELoss(**MONAI_LOSS), batch_size=batch_size)
-    with pytest.raises(ValueError, match=r"returned shape \(\).*one loss per case.*PerCaseDiceCELoss"):
+    with pytest.raises(InputError, match=r"returned shape \(\).*one loss per case.*PerCaseDiceCELoss"):
+        trainer.run()
+
+
+def test_what_the_loss_refuses_is_said_with_the_cases_of_the_step(trainer_factory, items):
+    items[3]["label"] = items[3]["label"] + 5
+    trainer = trainer_factory("erm", items=items, epochs=5)
+    with pytest.raises(InputError, match=r"^step \d \(.*case3.*\): the loss PerCaseDiceCELoss: item \d of the batch"):
         trainer.run()
 
 

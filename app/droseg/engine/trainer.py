@@ -14,7 +14,7 @@ from torch import Tensor
 from droseg import keys
 from droseg.data import LagBoundedDataLoader
 from droseg.engine.roles import gather_losses, rank, together
-from droseg.errors import DrosegError
+from droseg.errors import DrosegError, InputError
 from droseg.losses.scaled import scaled_scores
 from droseg.objectives import Objective
 
@@ -120,13 +120,8 @@ class DROTrainer(SupervisedTrainer):
         engine.objective.begin_batch(batch_indices(engine.state.batch))  # type: ignore[attr-defined]
 
     def _weighted_case_loss(self, pred: Any, label: Tensor) -> Tensor:
-        case_loss = self.case_loss_function(pred, label)
-        if case_loss.shape != label.shape[:1]:
-            raise ValueError(
-                f"the loss function returned shape {tuple(case_loss.shape)} for a batch of {label.shape[0]}; "
-                "robust training needs one loss per case, e.g. droseg.losses.PerCaseDiceCELoss."
-            )
         own = batch_indices(self.state.batch)
+        case_loss = self._case_loss(pred, label, own)
         requests = STOP * self.stop_requested + CHECKPOINT * self.checkpoint_requested
         indices, losses, agreed = gather_losses(own, case_loss, requests)
         self.stop_agreed, self.checkpoint_agreed = bool(agreed & STOP), bool(agreed & CHECKPOINT)
@@ -141,6 +136,21 @@ class DROTrainer(SupervisedTrainer):
             with scaled_scores(self.case_loss_function, scale[mine]):
                 case_loss = self.case_loss_function(pred, label)
         return weight[mine] * case_loss
+
+    def _case_loss(self, pred: Any, label: Tensor, own: list[int]) -> Tensor:
+        """Return the loss of each item, shape (B,); what the loss refuses is said with the cases."""
+        try:
+            case_loss = self.case_loss_function(pred, label)
+        except (ValueError, AssertionError) as error:  # MONAI's losses assert
+            names = ", ".join(self.objective.history.case_ids[index] for index in own)
+            loss = type(self.case_loss_function).__name__
+            raise InputError(f"step {self.state.iteration} ({names}): the loss {loss}: {error}") from error
+        if case_loss.shape != label.shape[:1]:
+            raise InputError(
+                f"the loss function returned shape {tuple(case_loss.shape)} for a batch of {label.shape[0]}; "
+                "robust training needs one loss per case, e.g. droseg.losses.PerCaseDiceCELoss."
+            )
+        return case_loss
 
     def _check_finite(self) -> None:
         """Stop, or mark the step to be left out: the same on every rank, since all know all losses."""
