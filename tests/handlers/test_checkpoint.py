@@ -311,6 +311,39 @@ def test_other_cases_are_refused_and_carried_over_on_demand(run_factory, tmp_pat
     assert new.visits[1] > 0
 
 
+def test_a_solved_beta_stays_when_cases_are_carried_over_and_one_given_by_hand_does_not(run_factory, tmp_path):
+    first = run_factory(tmp_path, epochs=4, beta=5.0, target_ess=0.7)
+    first.trainer.run()
+    assert first.objective.beta != 5.0
+    for target_ess in (0.7, None):
+        changed = run_factory(
+            tmp_path,
+            epochs=5,
+            cases=("new", *(f"train{index}" for index in range(1, 8))),
+            beta=5.0,
+            target_ess=target_ess,
+        )
+        changed.checkpoint.carry_over_history = True
+        changed.checkpoint.restore(changed.trainer)
+        expected = first.objective.beta if target_ess else 5.0
+        assert changed.objective.beta == changed.objective.sampler.beta == expected
+        q = torch.softmax(expected * torch.from_numpy(changed.objective.history.loss), dim=0)
+        torch.testing.assert_close(changed.objective.probabilities(), q)
+
+
+def test_nothing_in_common_is_refused(run_factory, tmp_path):
+    run_factory(tmp_path / "first", epochs=1).trainer.run()
+    others = tuple(f"other{index}" for index in range(8))
+    changed = run_factory(tmp_path / "first", epochs=2, cases=others)
+    changed.checkpoint.carry_over_history = True
+    with pytest.raises(InputError, match=r"losses of none of the 8 training cases \(other0, ...; there train0"):
+        changed.checkpoint.restore(changed.trainer)
+    second = run_factory(tmp_path / "second", epochs=2, cases=others)
+    second.checkpoint.carry_over_history, second.checkpoint.init_from = True, tmp_path / "first"
+    with pytest.raises(InputError, match="there is nothing to take over"):
+        second.checkpoint.restore(second.trainer)
+
+
 def test_the_history_of_another_run_is_taken_with_its_weights(run_factory, tmp_path):
     first = run_factory(tmp_path / "first", epochs=2)
     first.trainer.run()

@@ -128,6 +128,10 @@ class Objective:
         self.history.load_state_dict(state["history"])
         self.sampler.load_state_dict(state["sampler"])
 
+    def carry_over(self, state: dict[str, Any]) -> None:
+        """Take over what a saved state of other cases, or of another objective, knows of the cases that remain."""
+        self.history.load_state_dict(state["history"], carry_over=True)
+
 
 def case_means(indices: list[int], losses: Tensor) -> dict[int, float]:
     """Return the mean loss of each case of a batch: patches, repeats and ranks count as one visit."""

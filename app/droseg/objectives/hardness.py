@@ -189,6 +189,12 @@ class HardnessWeighted(Objective):
         self._full_beta = float(state["full_beta"])
         self._weighted, self._clipped = int(state["weighted"]), int(state["clipped"])
 
+    def carry_over(self, state: dict[str, Any]) -> None:
+        """Take over the losses of the cases that remain, and a solved beta until it can be solved for the new cases."""
+        super().carry_over(state)
+        if "full_beta" in state and (self.target_ess is not None or self.target_kl is not None):
+            self._full_beta, self.hardness_sampler.beta = float(state["full_beta"]), float(state["sampler"]["beta"])
+
 
 def _check_targets(target_ess: float | None, target_kl: float | None, divergence: str, warmup_epochs: int) -> None:
     if target_ess is not None and not 0.0 < target_ess <= 1.0:
