@@ -15,7 +15,8 @@ from monai.losses import DiceCELoss
 from monai.transforms import Compose, RandGaussianNoised, RandSpatialCropSamplesd
 
 from droseg.errors import DrosegError, InputError
-from droseg.losses import PerCaseDiceCELoss
+from droseg.losses import PerCaseDeepSupervisionLoss, PerCaseDiceCELoss, PerCaseDiceLoss
+from droseg.losses.scaled import scaled_scores
 
 MONAI_LOSS = {"include_background": False, "to_onehot_y": True, "softmax": True}
 
@@ -123,6 +124,34 @@ def test_a_loss_without_one_value_per_case_is_refused_with_the_reason(trainer_fa
     trainer = trainer_factory(loss_function=DiceCELoss(**MONAI_LOSS), batch_size=batch_size)
     with pytest.raises(InputError, match=r"returned shape \(\).*one loss per case.*PerCaseDiceCELoss"):
         trainer.run()
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_febs_scales_by_the_dice_of_the_groups_without_cross_entropy(trainer_factory, deep):
+    groups = [{"anatomy": "rare" if index < 4 else "typical"} for index in range(8)]
+    loss = PerCaseDeepSupervisionLoss(PerCaseDiceCELoss()) if deep else PerCaseDiceCELoss()
+    trainer = trainer_factory("febs", loss_function=loss, groups=groups, batch_size=4, epochs=2)
+    differ = []
+
+    def expected(group_losses: torch.Tensor) -> float:
+        output, rare = trainer.state.output, trainer.state.batch["index"] < 4
+        by_group = [float(group_losses[each].mean()) for each in (rare, ~rare)]
+        of = [math.tanh(min(by_group) / each) for each in by_group]
+        with torch.no_grad(), scaled_scores(loss, torch.where(rare, of[0], of[1])):
+            return float(loss(output["pred"], output["label"]).mean())
+
+    @trainer.on(IterationEvents.LOSS_COMPLETED)
+    def compare() -> None:
+        output, rare = trainer.state.output, trainer.state.batch["index"] < 4
+        if bool(rare.any()) and not bool(rare.all()):
+            pred, label = output["pred"].detach(), output["label"]
+            dice = PerCaseDiceLoss()(pred, label)
+            assert float(output["loss"].detach()) == pytest.approx(expected(dice), rel=1e-5)
+            differ.append(abs(expected(dice) - expected(loss(pred, label))))
+
+    trainer.run()
+    assert len(differ) > 2
+    assert max(differ) > 1e-4, "the whole loss would give another scale"
 
 
 def test_what_the_loss_refuses_is_said_with_the_cases_of_the_step(trainer_factory, items):

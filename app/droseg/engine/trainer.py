@@ -15,7 +15,7 @@ from droseg import keys
 from droseg.data import LagBoundedDataLoader
 from droseg.engine.roles import gather_losses, rank, together
 from droseg.errors import DrosegError, InputError
-from droseg.losses.scaled import scaled_scores
+from droseg.losses.scaled import overlap_losses, scaled_scores
 from droseg.objectives import Objective
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class DROTrainer(SupervisedTrainer):
         self.step_losses = (indices, losses.tolist())
         self._check_finite()
         weight = self.objective.weights(indices, losses)
-        scale = self.objective.score_scale(indices, losses)
+        scale = self._score_scale(pred, label, own, losses)
         mine = slice(rank() * len(own), (rank() + 1) * len(own))
         self.state.output[keys.CASE_LOSS] = case_loss.detach()
         self.state.output[keys.CASE_WEIGHT] = weight[mine]
@@ -136,6 +136,15 @@ class DROTrainer(SupervisedTrainer):
             with scaled_scores(self.case_loss_function, scale[mine]):
                 case_loss = self.case_loss_function(pred, label)
         return weight[mine] * case_loss
+
+    def _score_scale(self, pred: Any, label: Tensor, own: list[int], losses: Tensor) -> Tensor | None:
+        """Return the objective's scale of the scores of each item of the global batch, shape (B,), if it has one."""
+        if not self.objective.scales_scores:
+            return None
+        overlap = overlap_losses(self.case_loss_function, pred, label)
+        if overlap is not None:
+            losses = gather_losses(own, overlap, 0)[1]
+        return self.objective.score_scale(self.step_losses[0], losses)
 
     def _case_loss(self, pred: Any, label: Tensor, own: list[int]) -> Tensor:
         """Return the loss of each item, shape (B,); what the loss refuses is said with the cases."""

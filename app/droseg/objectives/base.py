@@ -53,6 +53,8 @@ class Objective:
     name = "objective"
     restart_epoch: int | None = None
     """Epoch after which it will ask for a new start of the network; None: it will not, or not any more."""
+    scales_scores = False
+    """Whether `score_scale` returns anything."""
     draws_by_loss = False
     """Whether the draws follow the losses, so that they can collapse on few cases or hardly differ from uniform."""
 
@@ -97,7 +99,8 @@ class Objective:
         """Return what multiplies the predicted scores of each item of the global batch in overlap terms, shape (B,).
 
         None: nothing, as for all objectives but fair error-bound scaling. If given, the step is made on the loss of the
-        scaled scores; `losses`, the history and `weights` keep to the plain one.
+        scaled scores; the history and `weights` keep to the plain one. `losses` are the overlap terms alone, if the
+        loss of the training says what they are; else the whole losses.
         """
         return None
 
