@@ -247,6 +247,12 @@ def test_a_wrong_label_is_found_by_the_early_losses_of_a_real_training(cohort, t
     assert "by late losses; model.pt after epoch 3" in (run / "hardest/hardest.html").read_text()
 
     shutil.copyfile(cohort.parent / "right_0_label.nii.gz", cohort.parent / "moved_label.nii.gz")
+    assert main(["hardest", str(run), "--top", "0"]) == 0
+    assert "and ranked by the new ones: moved." in capsys.readouterr().err
+    mended = sheet(run)
+    assert mended["loss"].idxmax() == "erased"
+    others = mended.index.difference(["moved"])
+    assert mended.loc[others, "loss"].to_dict() == pytest.approx(table.loc[others, "loss"].to_dict())
     corrected = cohort.with_name("corrected.json")
     corrected.write_text(cohort.read_text() + "\n")
     assert main(["hardest", str(run), "--top", "0", "--datalist", str(corrected)]) == 0

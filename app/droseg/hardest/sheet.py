@@ -13,6 +13,8 @@ from droseg.hardest.measure import Measurement
 from droseg.hardest.source import EarlyLosses
 
 FLAG = "label looks wrong"
+CHANGED = 0.1
+"""Relative difference of two losses, at least 0.01, that half precision and another device do not make."""
 
 
 def hardest_table(
@@ -34,7 +36,7 @@ def hardest_table(
         measurements: of these cases, in their order.
         checks: case_id -> how wrong its label looks.
         history: see `stale_losses`.
-        early: losses to rank by; a case that has none of them is ranked by its measurement.
+        early: losses to rank by; a case that has none of them, or has changed since, is ranked by its measurement.
     """
     draws = history["visits"].sum()
     rows = []
@@ -64,9 +66,16 @@ def hardest_table(
     return table
 
 
+def changed_since(measured: Measurement, early: EarlyLosses | None) -> bool:
+    """Whether the early network finds another loss than the training did: then the files are others by now."""
+    stored = np.nan if early is None else early.losses.get(measured.case_id, np.nan)
+    return bool(abs(stored - measured.loss) > max(0.01, CHANGED * stored))  # False for NaN
+
+
 def _loss(measured: Measurement, early: EarlyLosses | None) -> float:
     stored = np.nan if early is None else early.losses.get(measured.case_id, np.nan)
-    return stored if np.isfinite(stored) and not measured.problem else measured.loss
+    keeps = np.isfinite(stored) and not measured.problem and not changed_since(measured, early)
+    return stored if keeps else measured.loss
 
 
 def _ranked(table: pd.DataFrame, cases: Sequence[Case], measurements: Sequence[Measurement]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from droseg.hardest.flag import LabelCheck, Standards, check_label, usual
 from droseg.hardest.measure import Measurement, measure_run, whole_volume
 from droseg.hardest.page import ShownCase, hardest_page
 from droseg.hardest.pictures import draw_case, structure_colors
-from droseg.hardest.sheet import hardest_table
+from droseg.hardest.sheet import changed_since, hardest_table
 from droseg.hardest.source import EARLY, LATE, TrainedRun, audit_trail, stale_losses
 
 CSV, HTML = "hardest.csv", "hardest.html"
@@ -61,6 +61,9 @@ def write_sheet(
     notes = list(trained.notes)
     if history.empty:
         notes.append(f"{trained.run.checkpoint.name} has no loss history: no stale losses, visits and shares of draws.")
+    changed = [m.case_id for m in measurements if changed_since(m, trained.early)]
+    if changed:
+        notes.append(f"Changed since the early losses were measured, and ranked by the new ones: {', '.join(changed)}.")
     if audit is None:
         notes.append(f"No loss curves: {no_audit}")
     doubts = _doubts(table, trained)
