@@ -61,6 +61,8 @@ def write_sheet(
     notes = list(trained.notes)
     if history.empty:
         notes.append(f"{trained.run.checkpoint.name} has no loss history: no stale losses, visits and shares of draws.")
+    if trained.early is not None:
+        notes.append("The flags are those of an early network, which doubts more right labels: compare --by late.")
     changed = [m.case_id for m in measurements if changed_since(m, trained.early)]
     if changed:
         notes.append(f"Changed since the early losses were measured, and ranked by the new ones: {', '.join(changed)}.")
