@@ -1,6 +1,6 @@
 """How well `droseg hardest` finds wrong labels: plants errors in 10 % of the phantoms, trains early, ranks, flags.
 
-python scripts/bench_hardest.py                       errors of the whole label, about 3 minutes a seed on one core
+python scripts/bench_hardest.py                       errors of the whole label, about 10 minutes a seed on one core
 python scripts/bench_hardest.py --errors structure    one structure wrong: what the loss alone does not find
 """
 
@@ -50,6 +50,7 @@ EARLY = {
     "learning_rate": 0.01,
     "warmup_steps": 20,
     "check_data": False,
+    "early_epoch": 0,  # the whole training is an early one
     "device": "$torch.device('cpu')",
 }
 KINDS = {

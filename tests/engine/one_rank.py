@@ -41,15 +41,16 @@ HARDNESS: dict[str, dict[str, Any]] = {
     "cvar": {"divergence": "cvar", "alpha": 0.3, "max_age": 1},
     "limits": {"beta": 20.0, "cap": 0.9, "trim": 0.1, "max_age": 2, "warmup_epochs": 2},
     "crops": {"beta": 4.0, "importance_weighting": True},
+    "broken": {"beta": 4.0, "mix": 0.2},
 }
-"""Settings of the hardness objective; "crops" takes two patches of each case."""
+"""Settings of the hardness objective; "crops" takes two patches of each case, in "broken" case 4 is not finite."""
 SETUPS = (*HARDNESS, *(name for name in OBJECTIVES if name != "hardness"))
 
 
 class Loader:
     """The data set with as many random crops per case as asked for."""
 
-    def __init__(self, crops: int) -> None:
+    def __init__(self, crops: int, broken: bool = False) -> None:
         rng = np.random.default_rng(0)
         self.items = []
         for index in range(CASES):
@@ -57,6 +58,8 @@ class Loader:
             label[:, 1 : 3 + index % 4, 2:6] = 1
             image = (label + 0.3 * rng.standard_normal(label.shape)).astype(np.float32)
             self.items.append({"image": torch.from_numpy(image), "label": torch.from_numpy(label), "index": index})
+        if broken:
+            self.items[4]["image"][:] = torch.nan
         self.crop = RandSpatialCropSamplesd(["image", "label"], roi_size=[6, 6, 6], num_samples=crops)
 
     def build(self, sampler: Any) -> DataLoader:
@@ -85,11 +88,12 @@ def train(setup: str) -> dict[str, Any]:
     trainer = DROTrainer(
         device=torch.device("cpu"),
         max_epochs=EPOCHS,
-        train_data_loader=Loader(2 if setup == "crops" else 1).build(objective.sampler),
+        train_data_loader=Loader(2 if setup == "crops" else 1, broken=setup == "broken").build(objective.sampler),
         network=network,
         optimizer=optimizer,
         loss_function=PerCaseDiceCELoss(),
         objective=objective,
+        on_nonfinite="skip",
         train_handlers=[HardnessHandler(objective), RestartHandler(objective, network, optimizer)],
     )
     draws, own, weights = [], [], []

@@ -105,3 +105,13 @@ def test_the_setups_are_not_one_and_the_same(results: Results) -> None:
     assert len({draws[setup] for setup in by_loss}) == len(by_loss)
     weighted = [of_world(results, 2, setup)[0]["weights"] for setup in ("weights", "mix", "chi2", "crops", "rgd")]
     assert all(not torch.equal(weight, torch.ones_like(weight)) for weight in weighted)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_all_ranks_take_a_broken_case_out_at_the_same_step(results: Results, world: int) -> None:
+    for trained in of_world(results, world, "broken"):
+        history = trained["objective"]["history"]
+        assert (history["excluded"], history["failures"]) == ([4], {4: 3})
+        assert trained["draws"] == results[1, 0]["broken"]["draws"]
+        assert [4 in draw for draw in trained["draws"]].count(True) == 3
+        assert torch.isfinite(trained["parameters"]).all()

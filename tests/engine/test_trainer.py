@@ -14,8 +14,9 @@ from monai.engines import IterationEvents, SupervisedTrainer
 from monai.losses import DiceCELoss
 from monai.transforms import Compose, RandGaussianNoised, RandSpatialCropSamplesd
 
-from droseg.errors import DrosegError
-from droseg.losses import PerCaseDiceCELoss
+from droseg.errors import DrosegError, InputError
+from droseg.losses import PerCaseDeepSupervisionLoss, PerCaseDiceCELoss, PerCaseDiceLoss
+from droseg.losses.scaled import scaled_scores
 
 MONAI_LOSS = {"include_background": False, "to_onehot_y": True, "softmax": True}
 
@@ -121,7 +122,42 @@ def test_a_training_lowers_the_loss(trainer_factory):
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_loss_without_one_value_per_case_is_refused_with_the_reason(trainer_factory, batch_size):
     trainer = trainer_factory(loss_function=DiceCELoss(**MONAI_LOSS), batch_size=batch_size)
-    with pytest.raises(ValueError, match=r"returned shape \(\).*one loss per case.*PerCaseDiceCELoss"):
+    with pytest.raises(InputError, match=r"returned shape \(\).*one loss per case.*PerCaseDiceCELoss"):
+        trainer.run()
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_febs_scales_by_the_dice_of_the_groups_without_cross_entropy(trainer_factory, deep):
+    groups = [{"anatomy": "rare" if index < 4 else "typical"} for index in range(8)]
+    loss = PerCaseDeepSupervisionLoss(PerCaseDiceCELoss()) if deep else PerCaseDiceCELoss()
+    trainer = trainer_factory("febs", loss_function=loss, groups=groups, batch_size=4, epochs=2)
+    differ = []
+
+    def expected(group_losses: torch.Tensor) -> float:
+        output, rare = trainer.state.output, trainer.state.batch["index"] < 4
+        by_group = [float(group_losses[each].mean()) for each in (rare, ~rare)]
+        of = [math.tanh(min(by_group) / each) for each in by_group]
+        with torch.no_grad(), scaled_scores(loss, torch.where(rare, of[0], of[1])):
+            return float(loss(output["pred"], output["label"]).mean())
+
+    @trainer.on(IterationEvents.LOSS_COMPLETED)
+    def compare() -> None:
+        output, rare = trainer.state.output, trainer.state.batch["index"] < 4
+        if bool(rare.any()) and not bool(rare.all()):
+            pred, label = output["pred"].detach(), output["label"]
+            dice = PerCaseDiceLoss()(pred, label)
+            assert float(output["loss"].detach()) == pytest.approx(expected(dice), rel=1e-5)
+            differ.append(abs(expected(dice) - expected(loss(pred, label))))
+
+    trainer.run()
+    assert len(differ) > 2
+    assert max(differ) > 1e-4, "the whole loss would give another scale"
+
+
+def test_what_the_loss_refuses_is_said_with_the_cases_of_the_step(trainer_factory, items):
+    items[3]["label"] = items[3]["label"] + 5
+    trainer = trainer_factory("erm", items=items, epochs=5)
+    with pytest.raises(InputError, match=r"^step \d \(.*case3.*\): the loss PerCaseDiceCELoss: item \d of the batch"):
         trainer.run()
 
 
@@ -170,13 +206,48 @@ def test_a_step_with_a_loss_that_is_not_finite_is_left_out_on_request(trainer_fa
     assert "is left out: the loss of case5 is not finite" in caplog.text
 
 
-def test_a_case_that_is_never_finite_cannot_fill_the_training_with_steps_left_out(trainer_factory, items):
+@pytest.mark.parametrize("objective", ["hardness", "erm", "group_balanced", "two_level", "group_dro"])
+def test_a_case_that_is_never_finite_is_taken_out_after_three_steps(trainer_factory, items, caplog, objective):
     items[5]["image"] = torch.full_like(items[5]["image"], float("nan"))
-    trainer = trainer_factory(items=items, epochs=20, beta=20.0)  # its initial loss of 4 draws it into every batch
-    trainer.on_nonfinite = "skip"
-    with pytest.raises(DrosegError, match=r"the loss of case5 was not finite in 10 steps.*take it out of the datalist"):
+    groups = [{"anatomy": "rare" if index in (4, 5) else "typical"} for index in range(8)]
+    trainer = trainer_factory(objective, items=items, epochs=15, beta=20.0, groups=groups)
+    trainer.on_nonfinite = "skip"  # its initial loss of 4 draws it into every batch
+    with caplog.at_level("WARNING"):
         trainer.run()
-    assert trainer.state.iteration < 20
+    assert trainer.state.iteration == 60
+    assert trainer.state.steps_left_out == 3
+    assert trainer.objective.history.excluded == {5}
+    assert trainer.objective.history.loss[5] == 4.0, "its previous loss stays"
+    assert trainer.objective.probabilities()[5] == 0.0
+    assert float(trainer.objective.probabilities().sum()) == pytest.approx(1.0)
+    assert caplog.text.count("case5 is taken out of the draws: its loss was not finite in 3 steps") == 1
+    assert trainer.state.metrics["history/unvisited"] == 0
+    assert trainer.state.metrics["history/mean_loss"] < 3.0, "a constant of ours is no loss"
+    if objective == "hardness":
+        assert math.isfinite(trainer.objective.risk())
+        assert trainer.objective.risk() < 3.0
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA")
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_broken_case_is_taken_out_with_a_gradient_scaler_too(trainer_factory, items, enabled):
+    items[5]["image"] = torch.full_like(items[5]["image"], float("nan"))
+    trainer = trainer_factory("hardness", items=items, epochs=5, beta=20.0)
+    trainer.on_nonfinite, trainer.amp = "skip", True
+    trainer.scaler = torch.amp.GradScaler("cpu", enabled=enabled)  # without a GPU, MONAI's own is not enabled
+    trainer.run()
+    assert trainer.objective.history.excluded == {5}
+    assert trainer.state.steps_left_out == 3
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.network.parameters())
+
+
+def test_a_training_whose_losses_are_never_finite_stops_though_it_may_skip(trainer_factory, items):
+    for item in items:
+        item["image"] = torch.full_like(item["image"], float("nan"))
+    trainer = trainer_factory("erm", items=items, epochs=20)
+    trainer.on_nonfinite = "skip"
+    with pytest.raises(DrosegError, match=r"the losses of 2 of 8 cases were not finite in 3 steps each \(case"):
+        trainer.run()
     assert all(torch.isfinite(parameter).all() for parameter in trainer.network.parameters())
 
 

@@ -11,7 +11,9 @@ from ignite.engine import Engine
 from monai.inferers import SimpleInferer
 from monai.networks.nets import UNet
 
-from droseg.handlers import HistoryRefreshHandler
+from droseg.engine.run_folder import RunFolder
+from droseg.engine.trainer import CheckpointEvents
+from droseg.handlers import EarlyLossHandler, HistoryRefreshHandler
 from droseg.losses import PerCaseDiceCELoss
 from droseg.objectives import build_objective
 
@@ -47,9 +49,12 @@ def main(folder: Path, rank: int, ranks: int) -> None:
     volumes = Volumes()
     handler = HistoryRefreshHandler(objective, volumes, SimpleInferer(), PerCaseDiceCELoss(), 1)
     engine = Engine(lambda engine, batch: None)
+    engine.register_events(*CheckpointEvents)
     engine.state.epoch, engine.state.device, engine.network = 1, torch.device("cpu"), network
     handler.epoch_completed(engine)
     state = {"loss": torch.from_numpy(objective.history.loss), "measured": volumes.measured}
+    run = RunFolder(folder / f"of{ranks}")
+    EarlyLossHandler(run, objective, Volumes(), SimpleInferer(), PerCaseDiceCELoss(), 1).epoch_completed(engine)
     torch.save(state, folder / f"{rank}of{ranks}.pt")
     if ranks > 1:
         dist.destroy_process_group()

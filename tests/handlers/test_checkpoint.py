@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
+from monai.engines import IterationEvents
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from droseg.errors import DrosegError, InputError
@@ -310,6 +311,39 @@ def test_other_cases_are_refused_and_carried_over_on_demand(run_factory, tmp_pat
     assert new.visits[1] > 0
 
 
+def test_a_solved_beta_stays_when_cases_are_carried_over_and_one_given_by_hand_does_not(run_factory, tmp_path):
+    first = run_factory(tmp_path, epochs=4, beta=5.0, target_ess=0.7)
+    first.trainer.run()
+    assert first.objective.beta != 5.0
+    for target_ess in (0.7, None):
+        changed = run_factory(
+            tmp_path,
+            epochs=5,
+            cases=("new", *(f"train{index}" for index in range(1, 8))),
+            beta=5.0,
+            target_ess=target_ess,
+        )
+        changed.checkpoint.carry_over_history = True
+        changed.checkpoint.restore(changed.trainer)
+        expected = first.objective.beta if target_ess else 5.0
+        assert changed.objective.beta == changed.objective.sampler.beta == expected
+        q = torch.softmax(expected * torch.from_numpy(changed.objective.history.loss), dim=0)
+        torch.testing.assert_close(changed.objective.probabilities(), q)
+
+
+def test_nothing_in_common_is_refused(run_factory, tmp_path):
+    run_factory(tmp_path / "first", epochs=1).trainer.run()
+    others = tuple(f"other{index}" for index in range(8))
+    changed = run_factory(tmp_path / "first", epochs=2, cases=others)
+    changed.checkpoint.carry_over_history = True
+    with pytest.raises(InputError, match=r"losses of none of the 8 training cases \(other0, ...; there train0"):
+        changed.checkpoint.restore(changed.trainer)
+    second = run_factory(tmp_path / "second", epochs=2, cases=others)
+    second.checkpoint.carry_over_history, second.checkpoint.init_from = True, tmp_path / "first"
+    with pytest.raises(InputError, match="there is nothing to take over"):
+        second.checkpoint.restore(second.trainer)
+
+
 def test_the_history_of_another_run_is_taken_with_its_weights(run_factory, tmp_path):
     first = run_factory(tmp_path / "first", epochs=2)
     first.trainer.run()
@@ -334,6 +368,39 @@ def test_a_continued_run_says_that_it_does_not_start_from_other_weights(run_fact
     with caplog.at_level("WARNING"):
         run.checkpoint.restore(run.trainer)
     assert "init_from is ignored" in caplog.text
+
+
+@pytest.mark.parametrize("objective", ["hardness", "jtt"])
+def test_a_case_that_was_taken_out_stays_out_after_a_resume_from_any_step(run_factory, tmp_path, objective):
+    options = {"rivals": {"jtt": {"first_epochs": 2}}}
+
+    def make(path):
+        run = run_factory(path, objective=objective, epochs=4, mix=0.2, max_age=1.0, **options)
+        run.trainer.on_nonfinite = "skip"
+        run.trainer.data_loader.dataset.dataset.data[2]["image"][:] = math.nan
+        drawn = []
+        run.trainer.add_event_handler(
+            IterationEvents.LOSS_COMPLETED, lambda: drawn.append(tuple(run.objective.current_draw.indices))
+        )
+        return run, drawn
+
+    whole, expected = make(tmp_path / "whole")
+    whole.trainer.run()
+    assert whole.objective.history.excluded == {2}
+    assert whole.trainer.state.steps_left_out == 3
+    for step in (2, 5, 9, 10, 12):
+        run, drawn = make(tmp_path / f"from{step}")
+        run.trainer.add_event_handler(
+            Events.ITERATION_COMPLETED(once=step), lambda trainer=run.trainer: setattr(trainer, "stop_requested", True)
+        )
+        with pytest.raises(SystemExit):
+            run.trainer.run()
+        again, rest = make(tmp_path / f"from{step}")
+        again.checkpoint.restore(again.trainer)
+        again.trainer.run()
+        assert drawn + rest == expected
+        assert again.objective.history.failures == whole.objective.history.failures
+        assert same(load(again.folder.last_model), load(whole.folder.last_model))
 
 
 def test_what_people_see_survives_a_kill(run_factory, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 
 from droseg.handlers import ProgressHandler
@@ -36,3 +37,22 @@ def test_a_continued_training_counts_from_where_it_was(run_factory, tmp_path):
     status = run.folder.status()
     assert (status["step"], status["total_steps"]) == (12, 12)
     assert 4 * status["step_s"] <= elapsed_s + 0.001, "four steps of its own, not twelve"
+
+
+def test_steps_left_out_are_told_and_leave_run_json_valid(run_factory, tmp_path, capsys):
+    run = run_factory(tmp_path, epochs=4, more_handlers=with_progress)
+    run.trainer.on_nonfinite = "skip"
+    run.trainer.data_loader.dataset.dataset.data[2]["image"][:] = math.nan
+    run.trainer.run()
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    status = json.loads(run.folder.status_file.read_text(), parse_constant=refuse)
+    assert status["loss"] > 0, "smoothed over the steps that were made"
+    assert (status["steps_left_out"], status["excluded_cases"]) == (3, ["train2"])
+    out = capsys.readouterr().out
+    assert "3 of 16 steps were left out, their losses not finite; cases taken out of the draws: train2" in out
+    run.folder.write_status(loss=math.nan, best=[math.inf, 1.0])
+    status = json.loads(run.folder.status_file.read_text(), parse_constant=refuse)
+    assert (status["loss"], status["best"]) == (None, [None, 1.0])

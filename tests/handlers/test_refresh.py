@@ -17,6 +17,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.losses import DiceCELoss
 
 import droseg
+from droseg.engine.run_folder import RunFolder
 from droseg.handlers import HistoryRefreshHandler
 from droseg.losses import PerCaseDiceCELoss
 
@@ -162,3 +163,7 @@ def test_two_ranks_share_the_cases_and_hold_what_one_process_holds(tmp_path):
     assert torch.equal(first["loss"], alone["loss"])
     assert sorted(first["measured"] + second["measured"]) == alone["measured"] == [0, 1, 2, 3, 4]
     assert len(first["measured"]) == 3
+    early = [RunFolder(tmp_path / name) for name in ("of1", "of2")]
+    assert early[0].early_losses_file.read_text() == early[1].early_losses_file.read_text()
+    names = [set(torch.load(each.early_model, weights_only=True)) for each in early]
+    assert names[0] == names[1], "without the wrapper's prefix"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -16,7 +17,7 @@ from monai.losses import DiceCELoss
 
 from droseg.cli import main
 from droseg.data import read_datalist
-from droseg.hardest import read_run
+from droseg.hardest import measure_run, read_run
 from droseg.hardest.measure import whole_volume
 
 
@@ -159,6 +160,7 @@ def test_a_moved_data_set_is_found_by_its_new_place(make_run, cohort, tmp_path, 
         ),
         (lambda run: (run / "configs/train.yaml").write_text("a: ["), [], 1, "cannot be read"),
         (lambda run: None, ["--top", "-1"], 2, "--top is -1"),
+        (lambda run: None, ["--by", "early"], 2, "early_losses.json: there are no early losses (early_epoch of the"),
         (lambda run: None, ["--device", "quantum"], 2, "--device quantum: it cannot be used here"),
         (lambda run: None, ["--datalist", "missing.json"], 1, "no such file"),
     ],
@@ -186,24 +188,29 @@ def test_a_read_only_run_needs_another_place(make_run, capsys):
     assert "choose another place by --out" in capsys.readouterr().err
 
 
+TINY = {
+    "network_def#channels": [4, 8],
+    "network_def#strides": [2],
+    "roi_size": [8, 8, 8],
+    "epochs": 2,
+    "batches_per_epoch": 3,
+    "batch_size": 2,
+    "val_interval": 1,
+    "warmup_steps": 1,
+    "precision": "fp32",
+    "device": "$torch.device('cpu')",
+}
+
+
+def train(cohort: Path, run: Path, **settings: object) -> None:
+    line = ["train", "hippocampus_mri", "--datalist", str(cohort), "--out", str(run)]
+    assert main([*line, *(f"{key}={json.dumps(value)}" for key, value in {**TINY, **settings}.items())]) == 0
+
+
 def test_after_a_real_training_that_refreshed_the_stale_losses_are_the_whole_volume_ones(make_run, cohort, tmp_path):
     # The handler and the sheet measure by different code; the training is that of the command line.
     run = tmp_path / "trained"
-    tiny = {
-        "network_def#channels": [4, 8],
-        "network_def#strides": [2],
-        "roi_size": [8, 8, 8],
-        "epochs": 2,
-        "batches_per_epoch": 3,
-        "batch_size": 2,
-        "val_interval": 1,
-        "warmup_steps": 1,
-        "precision": "fp32",
-        "device": "$torch.device('cpu')",
-        "refresh_interval": 1,
-    }
-    line = ["train", "hippocampus_mri", "--datalist", str(cohort), "--out", str(run), "--objective", "hardness"]
-    assert main([*line, *(f"{key}={json.dumps(value)}" for key, value in tiny.items())]) == 0
+    train(cohort, run, objective="hardness", refresh_interval=1)
     assert main(["hardest", str(run), "--top", "2"]) == 0
     table = sheet(run)
     assert table["stale_loss"].to_numpy() == pytest.approx(table["loss"].to_numpy(), rel=1e-4)
@@ -211,3 +218,45 @@ def test_after_a_real_training_that_refreshed_the_stale_losses_are_the_whole_vol
     assert table["draw_share"].sum() == pytest.approx(1)
     page = (run / "hardest/hardest.html").read_text()
     assert page.count("<circle") == table["visits"][table.index[:2]].sum()
+
+
+def test_a_wrong_label_is_found_by_the_early_losses_of_a_real_training(cohort, tmp_path, capsys):
+    run = tmp_path / "run"
+    settings = {"roi_size": [16, 16, 8], "batches_per_epoch": 60, "learning_rate": 0.02, "warmup_steps": 10}
+    train(cohort, run, **settings, epochs=3, early_epoch=2)
+    stored = json.loads((run / "early_losses.json").read_text())
+    assert main(["hardest", str(run), "--top", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "(early loss: measured after epoch 2 of the training (model_early.pt)" in out
+    table = sheet(run)
+    assert set(table.index[:2]) == {"erased", "moved"}
+    assert table["loss"].to_dict() == pytest.approx(stored["losses"], rel=1e-5)
+    assert set(table["flag"].dropna().index) == {"erased", "moved"}
+    assert set(table["ranked_by"]) == {"early loss, epoch 2"}
+    page = (run / "hardest/hardest.html").read_text()
+    assert "by early losses; model_early.pt after epoch 2" in page
+    assert "early loss: measured after epoch 2 of the training" in page
+
+    measured = {m.case_id: m.loss for m in measure_run(read_run(run, by="early"))}
+    assert measured == pytest.approx(stored["losses"], rel=1e-3)  # by other code than that of the training
+
+    assert main(["hardest", str(run), "--top", "0", "--by", "late"]) == 0
+    late = sheet(run)
+    assert set(late["ranked_by"]) == {"late loss"}
+    assert late["loss"].to_dict() != pytest.approx(stored["losses"], rel=1e-3)
+    assert "by late losses; model.pt after epoch 3" in (run / "hardest/hardest.html").read_text()
+
+    shutil.copyfile(cohort.parent / "right_0_label.nii.gz", cohort.parent / "moved_label.nii.gz")
+    assert main(["hardest", str(run), "--top", "0"]) == 0
+    assert "and ranked by the new ones: moved." in capsys.readouterr().err
+    mended = sheet(run)
+    assert mended["loss"].idxmax() == "erased"
+    others = mended.index.difference(["moved"])
+    assert mended.loc[others, "loss"].to_dict() == pytest.approx(table.loc[others, "loss"].to_dict())
+    corrected = cohort.with_name("corrected.json")
+    corrected.write_text(cohort.read_text() + "\n")
+    assert main(["hardest", str(run), "--top", "0", "--datalist", str(corrected)]) == 0
+    assert "the early network measures its cases anew" in capsys.readouterr().err
+    again = sheet(run)
+    assert again["loss"].idxmax() == "erased"
+    assert again.loc["moved", "loss"] == pytest.approx(again.loc["right_0", "loss"], rel=1e-3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +228,29 @@ def two_batches_that_differ(objective: Objective) -> tuple[list[int], list[int]]
         if set(second) != set(first):
             return first, second
     raise AssertionError("ten draws were alike")
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_keeps_40_bytes_per_case_and_takes_no_memory_of_that_size_for_a_step(name):
+    size = 40_000
+    case_ids = [f"case{index}" for index in range(size)]
+    groups = [{"anatomy": str(index % 5), "protocol": str(index % 3)} for index in range(size)]
+    rivals = {"jtt": {"first_epochs": 1}, "group_balanced": {"overlapping": True}}
+    tracemalloc.start()
+    try:
+        objective = build_objective(name, case_ids, batch_size=2, num_batches=size // 2, groups=groups, rivals=rivals)
+        batches = iter(objective.sampler)
+        batch = next(batches)
+        kept = tracemalloc.get_traced_memory()[0] - sys.getsizeof(objective.history.case_ids)
+        objective.begin_batch(batch)
+        objective.update(batch, [0.5] * len(batch))
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(20):
+            batch = next(batches)
+            objective.begin_batch(batch)
+            objective.update(batch, [0.5] * len(batch))
+        assert tracemalloc.get_traced_memory()[1] - before < 40_000, "not even one byte per case"
+    finally:
+        tracemalloc.stop()
+    assert kept <= 40 * size + 30_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -247,3 +248,36 @@ def test_a_draw_without_replacement_from_small_groups_is_still_exact():
     first = Counter(batch[0] == 0 for batch in sampler)
     assert first[True] / 20_000 == pytest.approx(0.5, abs=0.015)
     assert all(len(set(batch)) == 2 for batch in sampler)
+
+
+@pytest.mark.parametrize("kind", ["balanced", "two level"])
+@pytest.mark.parametrize("axes", [1, 2])
+def test_group_samplers_keep_at_most_40_bytes_per_case(kind: str, axes: int):
+    size = 40_000
+    case_ids = [f"case{i}" for i in range(size)]
+    members = [np.flatnonzero(np.arange(size) % n == r).astype(np.int32) for n in (5, 3)[:axes] for r in range(n)]
+    tracemalloc.start()
+    history = LossHistory(case_ids)
+    of_names = 8 * size  # the tuple of the case names
+    if kind == "balanced":
+        sampler = GroupBalancedBatchSampler(history, members)
+    else:
+        sampler = TwoLevelBatchSampler(history, members, np.ones(len(members)), 3.0, 5.0)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    members_given = 4 * axes * size  # they were made before
+    assert (kept - of_names + members_given) / size <= 40
+    assert len(sampler.draw().indices) == 2
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_a_group_of_several_blocks_draws_each_case_by_its_weight(replacement: bool):
+    losses = np.random.default_rng(8).gamma(2.0, 0.3, 50)
+    members = [np.arange(0, 50, 2), np.arange(50)]
+    options = {"replacement": replacement, "batch_size": 2, "num_batches": 30_000, "seed": 4}
+    sampler = two_level(members, losses, beta=4.0, gamma=2.0, **options)
+    q = two_level_q(losses, members, [1.0, 1.0], 4.0, 2.0)
+    np.testing.assert_allclose(sampler.probabilities(), q, rtol=1e-12)
+    first = Counter(batch[0] for batch in sampler)
+    assert goodness_of_fit(first, dict(enumerate(q))) > 1e-3
+    np.testing.assert_allclose(sampler.probabilities(), q, rtol=1e-12)  # everything was put back

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -251,3 +252,47 @@ def test_a_history_is_the_moving_average_of_thousands_of_updates_in_numpy(moment
         history.update(rows, losses)
     np.testing.assert_allclose(history.loss, expected, rtol=1e-12)
     np.testing.assert_array_equal(history.visits, visits)
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"beta": 3.0},
+        {"beta": 3.0, "mix": 0.3},
+        {"beta": 3.0, "floor": 0.5},
+        {"divergence": "cvar", "alpha": 0.5, "mix": 0.2},
+        {"divergence": "chi2", "rho": 0.4, "mix": 0.2, "cap": 0.8},
+    ],
+    ids=str,
+)
+def test_without_a_case_the_draws_are_those_of_a_history_that_never_had_it(
+    visited_history, direct_q, p_value, ordered_batches, variant, replacement
+):
+    losses = [0.3, 9.0, 0.5, 0.1, 0.7]
+    history = visited_history(losses)
+    options = {"batch_size": 2, "num_batches": 1, "replacement": replacement, "seed": 3}
+    sampler = HardnessWeightedBatchSampler(history, **{**variant, **options})
+    history.exclude(1)
+    sampler.start_epoch()
+    size_of_floor = {"floor": variant["floor"] * 4 / 5} if "floor" in variant else {}  # floor / N, N stays 5
+    q = direct_q(np.array(losses)[[0, 2, 3, 4]], **{**variant, **size_of_floor})
+    np.testing.assert_allclose(sampler.probabilities(), np.insert(q, 1, 0.0), rtol=1e-9)
+    drawn = Counter(index for _ in range(10_000) for index in sampler.draw().indices[:1])
+    assert p_value(drawn, dict(zip([0, 2, 3, 4], q, strict=True))) > 1e-3
+    assert all(len(set(sampler.draw().indices)) == 2 or replacement for _ in range(50))
+    history.update([1, 2], [0.2, 0.2])  # from a batch that was drawn before
+    assert sampler.probabilities()[1] == 0.0
+
+
+def test_a_saved_history_remembers_what_was_taken_out_unless_the_cases_are_others():
+    history = LossHistory(["a", "b", "c"])
+    assert [history.count_failure(1) for _ in range(3)] == [1, 2, 3]
+    history.exclude(1)
+    again, other = LossHistory(["a", "b", "c"]), LossHistory(["b", "c", "d"])
+    again.load_state_dict(history.state_dict())
+    assert (again.excluded, again.failures) == ({1}, {1: 3})
+    other.load_state_dict(history.state_dict(), carry_over=True)
+    assert (other.excluded, other.failures) == (set(), {})
+    again.load_state_dict(history.state_dict(), carry_over=True)
+    assert (again.excluded, again.failures) == (set(), {}), "another run: the file may have been mended"

@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from monai.transforms import Compose, Lambda
 
 from droseg.bundles import shipped_bundles
 from droseg.cli import main
 from droseg.engine.run_folder import RunFolder
 from droseg.handlers import read_audit
-from droseg.workflow.training import remedy_for
+from droseg.workflow.training import _describe, remedy_for
 
 TINY: dict[str, Any] = {
     "network_def#channels": [4, 8],
@@ -143,6 +144,17 @@ def test_out_of_memory_names_the_keys_to_lower(allocate: Any) -> None:
     with pytest.raises(BaseException) as caught:
         allocate()
     assert "lower batch_size or roi_size" in remedy_for(caught.value)
+
+
+def test_what_a_transform_raised_is_said_with_its_cause() -> None:
+    def fail(image: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.\nmore")
+
+    with pytest.raises(RuntimeError, match="applying transform") as caught:
+        Compose([Compose([Lambda(fail)])])(torch.zeros(1))
+    allocator = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
+    assert _describe(caught.value).endswith(f"Lambda: RuntimeError: {allocator}")
+    assert _describe(ValueError("a\nb")) == "ValueError: a"
 
 
 def test_another_error_does_not_blame_the_memory() -> None:

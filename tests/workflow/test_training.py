@@ -351,3 +351,38 @@ def test_debug_shows_the_traceback_and_the_next_call_does_not(cohort: Path, tmp_
         main(["--debug", *line, "learning_rate=fast"])
     with pytest.raises(SystemExit, match="2"):
         main([*line, "learning_rate=fast"])
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("train#loss#class_weight=[1,2]", "class_weight has 2 values, pred has 3 channels"),
+        ("train#loss#_target_=droseg.losses.PerCaseDiceBCELoss", "is for overlapping regions (sigmoid), but a bundle"),
+        ("train#loss={_target_: DiceCELoss, to_onehot_y: true}", "returned () for 2 cases"),
+        ("train#loss={_target_: DiceCELoss, to_onehot_y: false}", "DiceCELoss) cannot be computed for a patch of 3"),
+    ],
+)
+def test_a_loss_that_does_not_fit_is_one_line_before_anything_is_replaced(cohort, tmp_path, capsys, loss, message):
+    run = tmp_path / "run"
+    (run / "models").mkdir(parents=True)
+    (run / "models/model.pt").write_bytes(b"of an earlier run")
+    assert train(cohort, run, "--restart", loss) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert error.count("droseg: error: train#loss (") == 1
+    assert (run / "models/model.pt").read_bytes() == b"of an earlier run"
+
+
+def test_what_the_loss_refuses_in_a_step_is_one_line_and_in_run_json(cohort, tmp_path, capsys):
+    # As if the labels were not mapped to classes.
+    assert (
+        train(cohort, tmp_path / "run", "label_transforms=[{_target_: ShiftIntensityd, keys: label, offset: 9.0}]") == 2
+    )
+    error = capsys.readouterr().err
+    assert "step 1 (" in error
+    assert "the label holds values from 9 to" in error
+    assert "Traceback" not in error
+    assert "terminating due to exception" not in error
+    assert status(tmp_path / "run")["status"] == "failed"
+    assert status(tmp_path / "run")["remedy"].startswith("Mend that, then run the command again")

@@ -33,11 +33,14 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         metavar="N",
         help="cases with pictures: N whose label looks wrong and the N hardest others (default: 12)",
     )
-    parser.add_argument(
-        "--last",
-        action="store_true",
-        help="use the last network (model_last.pt) instead of the selected one (model.pt)",
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--by",
+        choices=["early", "late"],
+        help="rank and judge by what the training has kept of early_epoch, when wrong labels were not yet learned by "
+        "heart (default if it is there), or by the selected network (model.pt)",
     )
+    which.add_argument("--last", action="store_true", help="by the last network (model_last.pt)")
     parser.add_argument("--datalist", type=Path, metavar="D", help="instead of the one that the run was trained with")
     parser.add_argument("--data-root", type=Path, help="folder that the datalist's relative paths start from")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
@@ -52,9 +55,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.top < 0:
         raise InputError(f"--top is {args.top}; it must be >= 0.")
-    trained = read_run(
-        args.run_folder, last=args.last, device=args.device, datalist=args.datalist, data_root=args.data_root
-    )
+    options = {name: getattr(args, name) for name in ("by", "last", "device", "datalist", "data_root")}
+    trained = read_run(args.run_folder, **options)
     out = args.out or args.run_folder / FOLDER
     _make_folder(out)
     total = len(trained.cases)
@@ -81,7 +83,7 @@ def _say(sheet: Sheet) -> int:
         print(f"note: {note}", file=sys.stderr)
     measured, flagged = table[table["rank"].notna()], table[table["flag"] != ""]
     columns = ["rank", "case_id", "loss", "dice_mean", "flag_score"]
-    print(f"the hardest of {len(measured)} training cases, by the loss of the whole volume:\n")
+    print(f"the hardest of {len(measured)} training cases, by the loss of the whole volume\n({sheet.ranked_by}):\n")
     shown = measured.head(10)[columns].rename(columns={"case_id": "case", "dice_mean": "dice", "flag_score": "flag"})
     print(shown.to_string(index=False, float_format="{:.3g}".format))
     if len(flagged):

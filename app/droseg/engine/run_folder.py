@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import logging
+import math
 import os
 import platform
 import time
@@ -38,8 +39,10 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.best_model = self.models / "model.pt"
         self.last_model = self.models / "model_last.pt"
+        self.early_model = self.models / "model_early.pt"
         self.checkpoint = self.models / "checkpoint.pt"
         self.statistics_file = self.path / "training_statistics.json"
+        self.early_losses_file = self.path / "early_losses.json"
         self.status_file = self.path / "run.json"
         self.card = self.path / "docs" / "README.md"
         self.audit_file = self.path / "audit.bin"
@@ -55,9 +58,9 @@ class RunFolder:
         return content if isinstance(content, dict) else {}
 
     def write_status(self, **values: Any) -> None:
-        """Merge values into `run.json`, atomically: a reader never sees half a file."""
+        """Merge values into `run.json`, atomically: a reader never sees half a file. What is not finite is null."""
         content = {**self.status(), **values, "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        replace_text(self.status_file, json.dumps(content, indent=2) + "\n")
+        replace_text(self.status_file, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
     def remove_partials(self) -> list[Path]:
         """Remove the half-written files that killed processes left, and return them; only while holding the lock."""
@@ -106,6 +109,15 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 file.truncate(0)
             file.close()
+
+
+def _finite(value: Any) -> Any:
+    """Return nested values with None in place of floats that are not finite: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _LOCKS: dict[Path, IO[str]] = {}

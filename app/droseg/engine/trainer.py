@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,14 +14,16 @@ from torch import Tensor
 from droseg import keys
 from droseg.data import LagBoundedDataLoader
 from droseg.engine.roles import gather_losses, rank, together
-from droseg.errors import DrosegError
-from droseg.losses.scaled import scaled_scores
+from droseg.errors import DrosegError, InputError
+from droseg.losses.scaled import overlap_losses, scaled_scores
 from droseg.objectives import Objective
 
 logger = logging.getLogger(__name__)
 
-NONFINITE_STEPS = 10
-"""Steps that are left out for one case before the training stops after all."""
+NONFINITE_STEPS = 3
+"""Steps that are left out for one case before it is taken out of the draws."""
+LARGEST_SHARE = 0.2
+"""Share of the cases that may be taken out (one always): if more are, it is the training and not the cases."""
 
 STOP, CHECKPOINT = 1, 2
 """What a process can ask of all ranks, as bits."""
@@ -46,7 +47,9 @@ class DROTrainer(SupervisedTrainer):
 
     A loss that is not finite ends the training before its step, since one such gradient makes every weight of the
     network NaN; or the step is left out (`on_nonfinite="skip"`), the cases named, and their stale losses stay. A case
-    whose loss is never finite would keep its high initial one and fill the batches, so ten such steps end it too.
+    whose loss is never finite would keep its high initial one and fill the batches, so after three such steps it is
+    taken out of the draws. Which cases are out is part of the history and its checkpoint; `engine.state.steps_left_out`
+    counts the steps.
 
     Args:
         loss_function: (pred, label) -> (B,).
@@ -76,9 +79,10 @@ class DROTrainer(SupervisedTrainer):
         self.owes_epoch_end = False
         """Whether the state was saved after the last step of an epoch and before what its end brings."""
         self._skips_step = False
-        self._nonfinite_steps: Counter[str] = Counter()
         kwargs["event_names"] = [*(kwargs.get("event_names") or ()), CheckpointEvents]
         super().__init__(loss_function=self._weighted_case_loss, decollate=kwargs.pop("decollate", False), **kwargs)
+        self.state.steps_left_out = 0
+        self.state_dict_user_keys.append("steps_left_out")
         self.add_event_handler(Events.ITERATION_STARTED, self._begin_batch)
         self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._drop_gradients)
 
@@ -116,20 +120,15 @@ class DROTrainer(SupervisedTrainer):
         engine.objective.begin_batch(batch_indices(engine.state.batch))  # type: ignore[attr-defined]
 
     def _weighted_case_loss(self, pred: Any, label: Tensor) -> Tensor:
-        case_loss = self.case_loss_function(pred, label)
-        if case_loss.shape != label.shape[:1]:
-            raise ValueError(
-                f"the loss function returned shape {tuple(case_loss.shape)} for a batch of {label.shape[0]}; "
-                "robust training needs one loss per case, e.g. droseg.losses.PerCaseDiceCELoss."
-            )
         own = batch_indices(self.state.batch)
+        case_loss = self._case_loss(pred, label, own)
         requests = STOP * self.stop_requested + CHECKPOINT * self.checkpoint_requested
         indices, losses, agreed = gather_losses(own, case_loss, requests)
         self.stop_agreed, self.checkpoint_agreed = bool(agreed & STOP), bool(agreed & CHECKPOINT)
         self.step_losses = (indices, losses.tolist())
         self._check_finite()
         weight = self.objective.weights(indices, losses)
-        scale = self.objective.score_scale(indices, losses)
+        scale = self._score_scale(pred, label, own, losses)
         mine = slice(rank() * len(own), (rank() + 1) * len(own))
         self.state.output[keys.CASE_LOSS] = case_loss.detach()
         self.state.output[keys.CASE_WEIGHT] = weight[mine]
@@ -138,34 +137,76 @@ class DROTrainer(SupervisedTrainer):
                 case_loss = self.case_loss_function(pred, label)
         return weight[mine] * case_loss
 
+    def _score_scale(self, pred: Any, label: Tensor, own: list[int], losses: Tensor) -> Tensor | None:
+        """Return the objective's scale of the scores of each item of the global batch, shape (B,), if it has one."""
+        if not self.objective.scales_scores:
+            return None
+        overlap = overlap_losses(self.case_loss_function, pred, label)
+        if overlap is not None:
+            losses = gather_losses(own, overlap, 0)[1]
+        return self.objective.score_scale(self.step_losses[0], losses)
+
+    def _case_loss(self, pred: Any, label: Tensor, own: list[int]) -> Tensor:
+        """Return the loss of each item, shape (B,); what the loss refuses is said with the cases."""
+        try:
+            case_loss = self.case_loss_function(pred, label)
+        except (ValueError, AssertionError) as error:  # MONAI's losses assert
+            names = ", ".join(self.objective.history.case_ids[index] for index in own)
+            loss = type(self.case_loss_function).__name__
+            raise InputError(f"step {self.state.iteration} ({names}): the loss {loss}: {error}") from error
+        if case_loss.shape != label.shape[:1]:
+            raise InputError(
+                f"the loss function returned shape {tuple(case_loss.shape)} for a batch of {label.shape[0]}; "
+                "robust training needs one loss per case, e.g. droseg.losses.PerCaseDiceCELoss."
+            )
+        return case_loss
+
     def _check_finite(self) -> None:
         """Stop, or mark the step to be left out: the same on every rank, since all know all losses."""
-        indices, losses = self.step_losses
-        names = self.objective.history.case_ids
-        bad = sorted({names[index] for index, loss in zip(indices, losses, strict=True) if not math.isfinite(loss)})
+        bad = sorted({index for index, loss in zip(*self.step_losses, strict=True) if not math.isfinite(loss)})
         self._skips_step = bool(bad)
-        if not bad or self.scaler is not None:  # a gradient scaler leaves such steps out by itself
+        if not bad or (self._scales_gradients() and self.on_nonfinite != "skip"):
             return
-        self._nonfinite_steps.update(bad)
-        worst, times = self._nonfinite_steps.most_common(1)[0]
-        if self.on_nonfinite == "skip" and times < NONFINITE_STEPS:
-            logger.warning("step %d is left out: the loss of %s is not finite.", self.state.iteration, ", ".join(bad))
-            return
-        if self.on_nonfinite == "skip":
+        names = ", ".join(self.objective.history.case_ids[index] for index in bad)
+        if self.on_nonfinite != "skip":
             raise DrosegError(
-                f"step {self.state.iteration}: the loss of {worst} was not finite in {times} steps, all of them left "
-                "out. Training stops, since its stale loss stays high and it would be drawn again and again. Look "
-                "at its image and label, or take it out of the datalist."
+                f"step {self.state.iteration}: the loss of {names} is not finite. Training stops, since one such "
+                "step would make every weight of the network NaN. Look at the image and label of the case; if both "
+                "are sound, lower learning_rate and start over, or set on_nonfinite to skip."
             )
-        raise DrosegError(
-            f"step {self.state.iteration}: the loss of {', '.join(bad)} is not finite. Training stops, since one such "
-            "step would make every weight of the network NaN. Look at the image and label of the case; if both are "
-            "sound, lower learning_rate and start over, or set on_nonfinite to skip."
+        logger.warning("step %d is left out: the loss of %s is not finite.", self.state.iteration, names)
+        self.state.steps_left_out += 1
+        for index in bad:
+            if self.objective.history.count_failure(index) == NONFINITE_STEPS:
+                self._exclude(index)
+
+    def _exclude(self, index: int) -> None:
+        """Take a case out of the draws; stop if too many are."""
+        history, batch_size = self.objective.history, self.objective.sampler.batch_size
+        history.exclude(index)
+        num_excluded = len(history.excluded)
+        most = min(max(1, int(LARGEST_SHARE * len(history))), len(history) - batch_size)
+        if num_excluded > most:
+            names = ", ".join(history.case_ids[each] for each in sorted(history.excluded)[:5])
+            raise DrosegError(
+                f"step {self.state.iteration}: the losses of {num_excluded} of {len(history)} cases were not finite "
+                f"in {NONFINITE_STEPS} steps each ({names}); training stops, for too few are left. Look at their "
+                "images and labels; if these are sound, lower learning_rate. Then start over by --restart."
+            )
+        logger.warning(
+            "%s is taken out of the draws: its loss was not finite in %d steps. Look at its image and label; when they "
+            "are mended, start over by --restart.",
+            history.case_ids[index],
+            NONFINITE_STEPS,
         )
+
+    def _scales_gradients(self) -> bool:
+        """Return whether a gradient scaler is at work, which leaves such steps out by itself; without CUDA none is."""
+        return self.scaler is not None and self.scaler.is_enabled()
 
     @staticmethod
     def _drop_gradients(engine: Engine) -> None:
-        if engine._skips_step and engine.scaler is None:  # type: ignore[attr-defined]
+        if engine._skips_step and not engine._scales_gradients():  # type: ignore[attr-defined]
             engine.optimizer.zero_grad(set_to_none=True)  # type: ignore[attr-defined]
 
 

@@ -4,6 +4,7 @@ from droseg.engine.roles import agree, is_writer, rank, world_size
 from droseg.handlers.audit import AuditHandler, read_audit
 from droseg.handlers.case_metrics import WORST, CaseMetricsHandler
 from droseg.handlers.checkpoint import RunCheckpoint
+from droseg.handlers.early import EarlyLossHandler
 from droseg.handlers.hardness import HardnessHandler
 from droseg.handlers.progress import ProgressHandler
 from droseg.handlers.refresh import HistoryRefreshHandler
@@ -15,6 +16,7 @@ __all__ = [
     "WORST",
     "AuditHandler",
     "CaseMetricsHandler",
+    "EarlyLossHandler",
     "FinalValidationHandler",
     "HardnessHandler",
     "HistoryRefreshHandler",

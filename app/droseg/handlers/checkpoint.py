@@ -191,6 +191,7 @@ class RunCheckpoint:
 
         Raises:
             DrosegError: if it cannot be read.
+            InputError: if `carry_over_history` finds nothing to carry over.
             HistoryMismatchError: if it is of other training cases, without `carry_over_history`.
         """
         if not self.run.checkpoint.is_file():
@@ -220,7 +221,7 @@ class RunCheckpoint:
         if not (is_of_other_cases and self.carry_over_history):
             item.load_state_dict(saved)
             return
-        item.history.load_state_dict(saved["history"], carry_over=True)
+        self._carry_over(item, saved, self.run.checkpoint)
         # What else the sampler knows is by row of the old cases; only its place in the epoch is worth keeping.
         sampler = {**saved["sampler"], "num_drawn": saved["sampler"]["num_drawn"] - len(saved["sampler"]["pending"])}
         RecordingBatchSampler.load_state_dict(item.sampler, {**sampler, "pending": []})
@@ -236,7 +237,18 @@ class RunCheckpoint:
         saved = _read(file)
         for name, item in self.state.items():
             if isinstance(item, Objective):
-                item.history.load_state_dict(saved[name]["history"], carry_over=True)
+                self._carry_over(item, saved[name], file)
+
+    @staticmethod
+    def _carry_over(objective: Objective, saved: dict[str, Any], file: Path) -> None:
+        own, others = objective.history.case_ids, saved["history"]["case_ids"]
+        if not set(own) & set(others):
+            raise InputError(
+                f"carry_over_history is set, but {file} has losses of none of the {len(own)} training cases "
+                f"({own[0]}, ...; there {others[0]}, ...): there is nothing to take over. Check the case_ids of the "
+                "datalist, or leave carry_over_history out and train in a new folder."
+            )
+        objective.carry_over(saved)
 
     def _state(self, engine: DROTrainer, owes_epoch_end: bool) -> dict[str, Any]:
         """Return the resume state without what only steps change: network and optimizer; on every rank."""

@@ -91,10 +91,10 @@ class HardnessHandler:
             "max_lag": float(max(lags, default=0)),
         }
         losses = {
-            "mean_loss": float(history.loss.mean()),
+            "mean_loss": float(history.loss[history.counted].mean()),
             "robust_risk": self.objective.risk(),
-            f"cvar_{100 * self.tail:g}": CVaR(self.tail).risk(history.loss),
-            "unvisited": int((history.visits == 0).sum()),
+            f"cvar_{100 * self.tail:g}": CVaR(self.tail).risk(history.loss[history.counted]),
+            "unvisited": int(((history.visits == 0) & history.counted).sum()),
         }
         values["epoch_s"] = time.perf_counter() - started
         engine.state.metrics.update({f"sampler/{name}": value for name, value in values.items()})

@@ -59,8 +59,10 @@ class ProgressHandler:
         )
 
     def loss_completed(self, engine: DROTrainer) -> None:
-        """Smooth the loss for the bar."""
+        """Smooth the loss for the bar; that of a step that is left out does not count."""
         loss = float(engine.state.output["loss"].detach())
+        if not math.isfinite(loss):
+            return
         before = engine.state.smoothed_loss
         engine.state.smoothed_loss = loss if math.isnan(before) else 0.95 * before + 0.05 * loss
 
@@ -84,6 +86,8 @@ class ProgressHandler:
             step_s=round(pace, 4),
             time_left_s=round(left_s),
             memory_gb=round(memory_gb, 2),
+            steps_left_out=state.steps_left_out,
+            excluded_cases=_excluded(engine),
         )
         if self.validator is not None and self.validator.state.epoch == state.epoch:
             metrics = self.validator.state.metrics
@@ -95,8 +99,20 @@ class ProgressHandler:
             sys.stdout.flush()
 
     def completed(self, engine: DROTrainer) -> None:
-        """Close the bar."""
+        """Close the bar; say what was left out."""
         self._bar.close()
+        if engine.state.steps_left_out:
+            names = ", ".join(_excluded(engine)) or "none"
+            print(
+                f"{engine.state.steps_left_out} of {engine.state.iteration} steps were left out, their losses not "
+                f"finite; cases taken out of the draws: {names}",
+                flush=True,
+            )
+
+
+def _excluded(engine: DROTrainer) -> list[str]:
+    history = engine.objective.history
+    return [history.case_ids[index] for index in sorted(history.excluded)]
 
 
 def memory_in_use_gb(device: torch.device) -> float:

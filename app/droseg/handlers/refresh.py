@@ -1,22 +1,21 @@
-"""Measures each training case on its whole volume without augmentation: random patches are a noisy measure of it."""
+"""Keeps the history close to the losses of whole volumes: those of random patches are noisy."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from monai.inferers import Inferer
-from monai.networks.utils import eval_mode
-from torch import Tensor, nn
+from torch import Tensor
 
-from droseg import keys
-from droseg.engine.roles import gather_objects, is_writer, rank, world_size
-from droseg.engine.trainer import CheckpointEvents
-from droseg.errors import DrosegError
+from droseg.engine.roles import is_writer
+from droseg.engine.trainer import CheckpointEvents, DROTrainer
+from droseg.handlers.whole_volumes import WholeVolumeLosses
 from droseg.objectives import Objective
 
 logger = logging.getLogger(__name__)
@@ -35,9 +34,7 @@ class HistoryRefreshHandler:
 
     Args:
         objective: whose history is refreshed.
-        dataset: the training cases in the order of the history, whole and not augmented; items with image and label.
-        inferer: for whole volumes, e.g. `SlidingWindowInferer`.
-        loss_function: (pred, label) -> (B,), the one that is trained with.
+        dataset, inferer, loss_function: see `WholeVolumeLosses`.
         interval: epochs between two refreshes; 0: never.
     Raises:
         ValueError: if `interval` is negative, or the data set has other cases than the history.
@@ -53,35 +50,31 @@ class HistoryRefreshHandler:
     ) -> None:
         if interval < 0 or int(interval) != interval:
             raise ValueError(f"refresh_interval is {interval}; it is a whole number of epochs, 0 for never.")
-        if len(dataset) != len(objective.history):
-            raise ValueError(
-                f"the data set to refresh from has {len(dataset)} cases, the loss history {len(objective.history)}; "
-                "give it the training cases in the order of the history."
-            )
-        self.objective, self.dataset, self.interval = objective, dataset, int(interval)
-        self.inferer, self.loss_function = inferer, loss_function
+        self.objective, self.interval = objective, int(interval)
+        case_ids = objective.history.case_ids
+        self.volumes = WholeVolumeLosses(case_ids, dataset, inferer, loss_function, key="refresh_interval")
         self._trained_since = time.perf_counter()
-        self._between_cases: Callable[[], None] = lambda: None
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: DROTrainer) -> None:
         """Attach to the trainer, before the handlers that look at the history at the end of an epoch."""
-        self._between_cases = lambda: engine.fire_event(CheckpointEvents.BETWEEN_CASES)
         if self.interval:
             engine.add_event_handler(Events.STARTED, self.started)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
 
-    def started(self, engine: Engine) -> None:
+    def started(self, engine: DROTrainer) -> None:
         """Note the time, so that the first refresh knows its share of it."""
         self._trained_since = time.perf_counter()
 
-    def epoch_completed(self, engine: Engine) -> None:
+    def epoch_completed(self, engine: DROTrainer) -> None:
         """Refresh if this epoch is due."""
         for name in METRICS:  # those of an earlier epoch
             engine.state.metrics.pop(name, None)
         if engine.state.epoch % self.interval:
             return
         started = time.perf_counter()
-        losses = self.measure(engine.network, engine.state.device)  # type: ignore[attr-defined]
+        network = engine.network
+        between_cases = partial(engine.fire_event, CheckpointEvents.BETWEEN_CASES)
+        losses = self.volumes.measure(network, engine.state.device, between_cases)
         history = self.objective.history
         change = (losses - torch.from_numpy(history.loss)).abs()
         change = change[change.isfinite()]
@@ -101,24 +94,3 @@ class HistoryRefreshHandler:
                 values[1],
             )
         self._trained_since = ended
-
-    def measure(self, network: nn.Module, device: torch.device) -> Tensor:
-        """Return the loss of each case's whole volume, shape (N,), float64, the same on every rank."""
-        # Not through DistributedDataParallel: its forward may be collective, and the ranks have different numbers.
-        bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-        with eval_mode(bare):
-            own = {row: self._loss(row, bare, device) for row in range(rank(), len(self.dataset), world_size())}
-        found = {row: loss for share in gather_objects(own) for row, loss in share.items()}
-        return torch.tensor([found[row] for row in range(len(self.dataset))], dtype=torch.float64)
-
-    def _loss(self, row: int, network: nn.Module, device: torch.device) -> float:
-        self._between_cases()
-        item = self.dataset[row]
-        try:
-            image, label = item[keys.IMAGE][None].to(device), item[keys.LABEL][None].to(device)
-            return float(self.loss_function(self.inferer(image, network), label)[0])
-        except torch.OutOfMemoryError as error:
-            raise DrosegError(
-                f"{self.objective.history.case_ids[row]}: the device has too little memory for its whole volume; set "
-                "refresh_interval to 0, or lower roi_size."
-            ) from error

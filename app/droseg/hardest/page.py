@@ -69,6 +69,7 @@ def hardest_page(
     shown: Sequence[ShownCase],
     colors: Mapping[str, str],
     axes: Sequence[str],
+    ranked_by: str,
     doubts: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> str:
@@ -81,6 +82,7 @@ def hardest_page(
         shown: the cases with pictures: the flagged ones by their score, the others by their rank.
         colors: structure -> color in the pictures.
         axes: group axes.
+        ranked_by: which loss, in words.
         doubts: why the labels cannot be judged yet.
         notes: what the reader must know besides.
     """
@@ -97,7 +99,7 @@ def hardest_page(
     if len(failed):
         parts.append(("problems", "Not measured", _problems(failed)))
     parts.append(("all", "All cases", _all_cases(table, axes)))
-    parts.append(("how", "How this was computed", _how(notes)))
+    parts.append(("how", "How this was computed", _how(ranked_by, notes)))
     return _PAGE.substitute(
         title=escape(f"Hardest training cases: {name}"),
         css=CSS + _CSS,
@@ -204,9 +206,9 @@ def _problems(table: pd.DataFrame) -> str:
     return f"<ul>{items}</ul>"
 
 
-def _how(notes: Sequence[str]) -> str:
+def _how(ranked_by: str, notes: Sequence[str]) -> str:
     facts = [
-        ("Rank", "by the training loss of the whole volume, without augmentation, by the network named above."),
+        ("Rank", f"by the training loss of the whole volume, without augmentation: {ranked_by}."),
         (
             "Labels that look wrong",
             f"The network is sure of a class where its probability is at least {LEAST_SURE:g}, and at least the mean "
@@ -219,7 +221,7 @@ def _how(notes: Sequence[str]) -> str:
         (
             "What is not found",
             "Errors within the border, such as a structure drawn a little too large; what the network has learned by "
-            "heart, so use an early network (few epochs) or --last of a short run; and errors that most labels share.",
+            "heart, so rank by the early losses (early_epoch of the training); and errors that most labels share.",
         ),
         ("Dice", "on the network's own grid; the mean over the structures that the label or the network has."),
         (

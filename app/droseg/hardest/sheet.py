@@ -10,8 +10,11 @@ import pandas as pd
 from droseg.data import Case
 from droseg.hardest.flag import LabelCheck
 from droseg.hardest.measure import Measurement
+from droseg.hardest.source import EarlyLosses
 
 FLAG = "label looks wrong"
+CHANGED = 0.1
+"""Relative difference of two losses, at least 0.01, that half precision and another device do not make."""
 
 
 def hardest_table(
@@ -19,25 +22,27 @@ def hardest_table(
     measurements: Sequence[Measurement],
     checks: Mapping[str, LabelCheck],
     history: pd.DataFrame,
+    early: EarlyLosses | None = None,
 ) -> pd.DataFrame:
     """Return one row per training case, hardest first; cases that could not be measured come last, without a rank.
 
-    Columns: `rank, case_id, patient_id`, one per group axis, `loss` (whole volume, not augmented), `stale_loss, visits,
-    draw_share` (of the last checkpoint; empty without one), `dice_mean, dice_STRUCTURE`, `flag` ("label looks wrong" or
-    empty), `flag_score` (1 and above is flagged), `flag_reason`, `disputed_structure, disputed_structure_share,
-    disputed_total_share`, `problem`.
+    Columns: `rank, ranked_by` ("early loss, epoch 8" or "late loss"), `case_id, patient_id`, one per group axis, `loss`
+    (whole volume, not augmented), `stale_loss, visits, draw_share` (of the last checkpoint; empty without one),
+    `dice_mean, dice_STRUCTURE`, `flag` ("label looks wrong" or empty), `flag_score` (1 and above is flagged),
+    `flag_reason`, `disputed_structure, disputed_structure_share, disputed_total_share`, `problem`.
 
     Args:
         cases: the training cases.
         measurements: of these cases, in their order.
         checks: case_id -> how wrong its label looks.
         history: see `stale_losses`.
+        early: losses to rank by; a case that has none of them, or has changed since, is ranked by its measurement.
     """
     draws = history["visits"].sum()
     rows = []
     for case, measured in zip(cases, measurements, strict=True):
         row: dict[str, object] = {"case_id": case.case_id, "patient_id": case.patient_id, **case.groups}
-        row["loss"] = measured.loss
+        row["loss"] = _loss(measured, early)
         if case.case_id in history.index:
             stale = history.loc[case.case_id]
             row |= {"stale_loss": stale["stale_loss"], "visits": stale["visits"]}
@@ -56,7 +61,21 @@ def hardest_table(
                 "disputed_total_share": check.total_share,
             }
         rows.append({**row, "problem": measured.problem})
-    return _ranked(pd.DataFrame(rows), cases, measurements)
+    table = _ranked(pd.DataFrame(rows), cases, measurements)
+    table.insert(1, "ranked_by", "late loss" if early is None else f"early loss, epoch {early.epoch}")
+    return table
+
+
+def changed_since(measured: Measurement, early: EarlyLosses | None) -> bool:
+    """Whether the early network finds another loss than the training did: then the files are others by now."""
+    stored = np.nan if early is None else early.losses.get(measured.case_id, np.nan)
+    return bool(abs(stored - measured.loss) > max(0.01, CHANGED * stored))  # False for NaN
+
+
+def _loss(measured: Measurement, early: EarlyLosses | None) -> float:
+    stored = np.nan if early is None else early.losses.get(measured.case_id, np.nan)
+    keeps = np.isfinite(stored) and not measured.problem and not changed_since(measured, early)
+    return stored if keeps else measured.loss
 
 
 def _ranked(table: pd.DataFrame, cases: Sequence[Case], measurements: Sequence[Measurement]) -> pd.DataFrame:

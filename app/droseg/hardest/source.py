@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
+import math
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,21 @@ from droseg.inference.weights import load_weights
 from droseg.keys import TRAINING
 
 CONFIG = "train.yaml"
+EARLY, LATE = "early", "late"
+"""What the cases are ranked by: the losses that an early network had, or those of a trained one."""
+
+
+@dataclass(frozen=True)
+class EarlyLosses:
+    """What the training measured of its cases after an early epoch.
+
+    Attributes:
+        epoch: after which.
+        losses: case_id -> loss of the whole volume without augmentation; NaN if it was not finite.
+    """
+
+    epoch: int
+    losses: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,7 @@ class TrainedRun:
         loss_function: (logits, label) -> (1,).
         weights: file that the network was loaded from.
         notes: what the reader of the results must know.
+        early: what the cases are ranked by; None: by what the network says now.
     """
 
     run: RunFolder
@@ -51,6 +69,7 @@ class TrainedRun:
     weights: Path
     device: torch.device
     notes: tuple[str, ...] = ()
+    early: EarlyLosses | None = None
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -61,6 +80,7 @@ class TrainedRun:
 def read_run(
     path: str | Path,
     *,
+    by: str | None = None,
     last: bool = False,
     device: str = "auto",
     datalist: str | Path | None = None,
@@ -70,12 +90,15 @@ def read_run(
 
     Args:
         path: run folder.
-        last: take the last network, `model_last.pt`, instead of the selected one.
+        by: "early" for the losses and the network that the training has kept of an early epoch, "late" for the selected
+            network; None: early if they are kept.
+        last: take the last network, `model_last.pt`, instead of the selected one; late.
         device: cpu, cuda, cuda:1 or auto.
         datalist: instead of the run's own.
         data_root: folder that the datalist's relative paths start from, instead of the run's own.
     Raises:
         BundleError: if it is no run folder, or its config lacks what is needed.
+        InputError: if nothing early is kept and `by` asks for it.
         WeightsError: if there are no weights yet.
         DatalistError: if the datalist cannot be read, or has no training cases with labels.
     """
@@ -88,7 +111,8 @@ def read_run(
     found: Datalist = config["data"]
     _check_labels(found)
     network = channels_last(config["network_def"], config.device)
-    weights = run.last_model if last else run.best_model
+    early, notes = _early(run, found, LATE if last else by)
+    weights = run.last_model if last else run.early_model if early is not None else run.best_model
     if not weights.is_file() and not last and run.last_model.is_file():
         raise BundleError(f"{weights}: the training has selected no network yet; --last takes {run.last_model.name}.")
     load_weights(network, weights)
@@ -103,8 +127,40 @@ def read_run(
         config["train#loss"],
         weights,
         config.device,
-        _notes(run, found),
+        (*_notes(run, found), *notes),
+        early,
     )
+
+
+def _early(run: RunFolder, datalist: Datalist, by: str | None) -> tuple[EarlyLosses | None, tuple[str, ...]]:
+    """Return the early losses if the cases are to be ranked by them; and what to say of it."""
+    if by == LATE:
+        return None, ()
+    try:
+        content = json.loads(run.early_losses_file.read_text())
+        losses = {case_id: math.nan if loss is None else float(loss) for case_id, loss in content["losses"].items()}
+        early = EarlyLosses(int(content["epoch"]), losses)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        why = f"{run.early_losses_file}: there are no early losses" if missing else f"{run.early_losses_file}: {error}"
+        return _no_early(f"{why} (early_epoch of the training)", by)
+    if not run.early_model.is_file():
+        return _no_early(f"{run.early_model}: there is no early network", by)
+    new = [case.case_id for case in datalist.section(TRAINING) if case.case_id not in losses]
+    if new or content.get("datalist_sha256") not in (None, _digest(datalist)):
+        said = "the datalist is not the one that the early losses are of: the early network measures its cases anew."
+        return EarlyLosses(early.epoch, {}), (said,)
+    return early, ()
+
+
+def _no_early(why: str, by: str | None) -> tuple[None, tuple[str, ...]]:
+    if by == EARLY:
+        raise InputError(f"{why}; --by late ranks by the trained network.")
+    return None, (f"{why}; ranked by a trained network, which may have learned wrong labels by heart.",)
+
+
+def _digest(datalist: Datalist) -> str:
+    return hashlib.sha256(datalist.path.read_bytes()).hexdigest()
 
 
 def stale_losses(run: RunFolder) -> pd.DataFrame:
@@ -194,6 +250,6 @@ def _check_labels(datalist: Datalist) -> None:
 
 def _notes(run: RunFolder, datalist: Datalist) -> tuple[str, ...]:
     digest = run.status().get("datalist_sha256")
-    if digest is None or digest == hashlib.sha256(datalist.path.read_bytes()).hexdigest():
+    if digest is None or digest == _digest(datalist):
         return ()
     return (f"{datalist.path} is not what the run was trained with: its content is another one.",)

@@ -16,8 +16,8 @@ from droseg.hardest.flag import LabelCheck, Standards, check_label, usual
 from droseg.hardest.measure import Measurement, measure_run, whole_volume
 from droseg.hardest.page import ShownCase, hardest_page
 from droseg.hardest.pictures import draw_case, structure_colors
-from droseg.hardest.sheet import hardest_table
-from droseg.hardest.source import TrainedRun, audit_trail, stale_losses
+from droseg.hardest.sheet import changed_since, hardest_table
+from droseg.hardest.source import EARLY, LATE, TrainedRun, audit_trail, stale_losses
 
 CSV, HTML = "hardest.csv", "hardest.html"
 
@@ -29,12 +29,14 @@ class Sheet:
     Attributes:
         table: see `hardest_table`.
         csv, html: paths.
+        ranked_by: what the cases are ranked by, in words.
         notes: what the reader must know.
     """
 
     table: pd.DataFrame
     csv: Path
     html: Path
+    ranked_by: str
     notes: tuple[str, ...]
 
 
@@ -54,14 +56,19 @@ def write_sheet(
     measurements = measure_run(trained, on_case)
     standards, checks = _check_labels(trained, measurements)
     history = stale_losses(trained.run)
-    table = hardest_table(trained.cases, measurements, checks, history)
+    table = hardest_table(trained.cases, measurements, checks, history, trained.early)
     audit, no_audit = audit_trail(trained.run)
     notes = list(trained.notes)
     if history.empty:
         notes.append(f"{trained.run.checkpoint.name} has no loss history: no stale losses, visits and shares of draws.")
+    if trained.early is not None:
+        notes.append("The flags are those of an early network, which doubts more right labels: compare --by late.")
+    changed = [m.case_id for m in measurements if changed_since(m, trained.early)]
+    if changed:
+        notes.append(f"Changed since the early losses were measured, and ranked by the new ones: {', '.join(changed)}.")
     if audit is None:
         notes.append(f"No loss curves: {no_audit}")
-    doubts = _doubts(table)
+    doubts = _doubts(table, trained)
     replace_text(out / CSV, table.to_csv(index=False, float_format="%.6g"))
     shown = _shown(trained, table, standards, top, audit)
     page = hardest_page(
@@ -71,11 +78,12 @@ def write_sheet(
         shown,
         structure_colors(trained.structures),
         trained.datalist.axes,
+        _ranked_by(trained),
         doubts,
         notes,
     )
     replace_text(out / HTML, page)
-    return Sheet(table, out / CSV, out / HTML, (*doubts, *notes))
+    return Sheet(table, out / CSV, out / HTML, _ranked_by(trained), (*doubts, *notes))
 
 
 def _check_labels(trained: TrainedRun, measurements: Sequence[Measurement]) -> tuple[Standards, dict[str, LabelCheck]]:
@@ -91,22 +99,34 @@ def _check_labels(trained: TrainedRun, measurements: Sequence[Measurement]) -> t
     }
 
 
-def _doubts(table: pd.DataFrame) -> list[str]:
+def _doubts(table: pd.DataFrame, trained: TrainedRun) -> list[str]:
     dice = float(table["dice_mean"].median())
     if np.isfinite(dice) and dice < 0.5:
+        remedy = "train longer" if trained.early is None else "train with a later early_epoch, or rank --by late"
         return [
             f"The median Dice of the training cases is {dice:.2f}: the network knows too little to judge labels by; "
-            "train longer."
+            f"{remedy}."
         ]
     return []
 
 
+def _ranked_by(trained: TrainedRun) -> str:
+    """Return in words what the cases are ranked by."""
+    if trained.early is None:
+        return f"late loss: that of {trained.weights.name}"
+    when = f"after epoch {trained.early.epoch}"
+    stored = f"measured {when} of the training" if trained.early.losses else f"of the network {when}"
+    return f"early loss: {stored} ({trained.weights.name}); --by late takes the trained network"
+
+
 def _subtitle(trained: TrainedRun, table: pd.DataFrame) -> str:
-    epoch = trained.run.status().get("best_epoch" if trained.weights == trained.run.best_model else "epoch")
+    by_file = {trained.run.best_model: "best_epoch", trained.run.last_model: "epoch"}
+    early = None if trained.early is None else trained.early.epoch
+    epoch = early or trained.run.status().get(by_file.get(trained.weights, "epoch"))
     after = f" after epoch {epoch}" if epoch else ""
     return (
         f"{int(table['rank'].notna().sum())} training cases, {len(trained.structures)} structures, whole volumes "
-        f"without augmentation; {trained.weights.name}{after}"
+        f"without augmentation, by {EARLY if early else LATE} losses; {trained.weights.name}{after}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Overlap losses of scaled scores: what fair error-bound scaling does to a Dice loss."""
+"""The overlap term of a loss, alone or of scaled scores: what fair error-bound scaling looks at and changes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from monai.losses import DiceLoss, GeneralizedDiceLoss, TverskyLoss
 from torch import Tensor, nn
 
 from droseg.errors import InputError
+from droseg.losses.overlap import PerCaseDiceLoss, PerCaseGeneralizedDiceLoss, PerCaseTverskyLoss
+from droseg.losses.wrappers import outputs_of
 
 
 @contextmanager
@@ -43,3 +46,21 @@ def scaled_scores(loss: Any, scale: Tensor) -> Iterator[None]:
     finally:
         for each, own in zip(terms, before, strict=True):
             each.other_act = own
+
+
+@torch.no_grad()
+def overlap_losses(loss: Any, pred: Any, label: Tensor) -> Tensor | None:
+    """Return the first overlap term of a loss for each case, without weights of terms, shape (B,), without gradient.
+
+    Args:
+        loss: of this package; None comes back for others, which do not say what their terms are.
+        pred: logits, or the outputs of a deeply supervised network, of which the finest counts.
+        label: as the loss wants it.
+    """
+    modules = loss.modules() if isinstance(loss, nn.Module) else ()
+    kinds = (PerCaseDiceLoss, PerCaseGeneralizedDiceLoss, PerCaseTverskyLoss)
+    term = next((each for each in modules if isinstance(each, kinds)), None)
+    if term is None:
+        return None
+    values: Tensor = term(outputs_of(pred, label)[0], label)
+    return values

@@ -53,6 +53,8 @@ class Objective:
     name = "objective"
     restart_epoch: int | None = None
     """Epoch after which it will ask for a new start of the network; None: it will not, or not any more."""
+    scales_scores = False
+    """Whether `score_scale` returns anything."""
     draws_by_loss = False
     """Whether the draws follow the losses, so that they can collapse on few cases or hardly differ from uniform."""
 
@@ -97,7 +99,8 @@ class Objective:
         """Return what multiplies the predicted scores of each item of the global batch in overlap terms, shape (B,).
 
         None: nothing, as for all objectives but fair error-bound scaling. If given, the step is made on the loss of the
-        scaled scores; `losses`, the history and `weights` keep to the plain one.
+        scaled scores; the history and `weights` keep to the plain one. `losses` are the overlap terms alone, if the
+        loss of the training says what they are; else the whole losses.
         """
         return None
 
@@ -111,7 +114,7 @@ class Objective:
 
     def risk(self) -> float:
         """Return the value that this objective minimizes, from the stale losses; O(N)."""
-        return float(self.history.loss.mean())
+        return float(self.history.loss[self.history.counted].mean())
 
     def epoch_completed(self, epoch: int) -> dict[str, float]:
         """Do what costs O(N), after epoch `epoch` (from 1); return values worth logging."""
@@ -127,6 +130,10 @@ class Objective:
             raise ValueError(f"the saved state is of objective {state['name']}, this one is {self.name}.")
         self.history.load_state_dict(state["history"])
         self.sampler.load_state_dict(state["sampler"])
+
+    def carry_over(self, state: dict[str, Any]) -> None:
+        """Take over what a saved state of other cases, or of another objective, knows of the cases that remain."""
+        self.history.load_state_dict(state["history"], carry_over=True)
 
 
 def case_means(indices: list[int], losses: Tensor) -> dict[int, float]:

@@ -21,7 +21,10 @@ class FairErrorBoundScaling(Objective):
     is, weights are 1, and the history keeps the plain losses. What differs from the code:
 
     - There is one Dice over all voxels of the batch, which has no value per case; here each case has its own.
-    - D_g is the mean training loss over the group's items in the global batch, there the Dice of all their voxels.
+    - D_g is the mean over the group's items in the global batch of the overlap term of the training loss (of the whole
+      loss, where that is none of `droseg.losses`), there the Dice loss of all their voxels.
+    - Dice is that of the training: in our bundles without the background and not squared. Theirs counts the background
+      and has squares in its denominator; `include_background=True, squared_pred=True` of the loss are the same.
     - A group without a case in the batch is left out. There its D_g counts as 0, and so every scale is 0: with a small
       batch and several groups, the Dice term then has no gradient at all.
 
@@ -36,6 +39,7 @@ class FairErrorBoundScaling(Objective):
     """
 
     name = "febs"
+    scales_scores = True
 
     def __init__(self, setting: Setting, gamma: float = 1.0, sampling: str = "shuffled") -> None:
         if not (math.isfinite(gamma) and gamma >= 0.0):

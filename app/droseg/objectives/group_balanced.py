@@ -6,7 +6,7 @@ import numpy as np
 
 from droseg.objectives.base import Objective, Setting
 from droseg.objectives.groups import CaseGroups, groups_of
-from droseg.sampling import GroupBalancedBatchSampler, RecordingBatchSampler
+from droseg.sampling import GroupBalancedBatchSampler, LossHistory, RecordingBatchSampler
 
 
 class GroupBalanced(Objective):
@@ -31,7 +31,7 @@ class GroupBalanced(Objective):
 
     def risk(self) -> float:
         """Return the mean over groups of their mean stale loss."""
-        return float(np.mean(group_means(self.history.loss, self.groups)))
+        return float(np.nanmean(group_means(self.history, self.groups)))
 
 
 def balanced_sampler(setting: Setting, groups: CaseGroups, replacement: bool) -> RecordingBatchSampler:
@@ -61,6 +61,8 @@ def sampler_of(setting: Setting, groups: CaseGroups, sampling: str, replacement:
     raise ValueError(f"sampling is {sampling!r}; choose uniform (every group equally often) or shuffled (every case).")
 
 
-def group_means(losses: np.ndarray, groups: CaseGroups) -> np.ndarray:
-    """Return the mean loss of each group, shape (G,)."""
-    return np.array([losses[members].mean() for members in groups.members])
+def group_means(history: LossHistory, groups: CaseGroups) -> np.ndarray:
+    """Return the mean stale loss of each group, shape (G,); NaN if all its cases were taken out."""
+    counted = history.counted
+    kept = [members[counted[members]] for members in groups.members]
+    return np.array([history.loss[each].mean() if len(each) else np.nan for each in kept])

@@ -83,7 +83,7 @@ class GroupDRO(Objective):
 
     def risk(self) -> float:
         """Return the largest adjusted mean stale loss of a group: what is minimized."""
-        return float((group_means(self.history.loss, self.groups) + self.adjustment).max())
+        return float(np.nanmax(group_means(self.history, self.groups) + self.adjustment))
 
     def epoch_completed(self, epoch: int) -> dict[str, float]:
         """Return the adversary's weight of each group."""

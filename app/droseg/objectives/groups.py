@@ -43,7 +43,7 @@ class CaseGroups:
 
     def of_case(self, num_cases: int) -> np.ndarray:
         """Return the group of each case, shape (N,); for disjoint groups."""
-        result = np.full(num_cases, -1)
+        result = np.full(num_cases, -1, dtype=np.int32)
         for group, members in enumerate(self.members):
             result[members] = group
         return result
@@ -58,7 +58,9 @@ def product_groups(groups: Sequence[Mapping[str, str]], axes: Sequence[str]) -> 
     """
     values = [tuple(str(case.get(axis, NO_GROUP)) for axis in axes) for case in groups]
     found = sorted(set(values))
-    members = tuple(np.flatnonzero([value == each for value in values]) for each in found)
+    number = {value: group for group, value in enumerate(found)}
+    group_of_case = np.array([number[value] for value in values])
+    members = tuple(np.flatnonzero(group_of_case == group).astype(np.int32) for group in range(len(found)))
     names = tuple(", ".join(f"{a}={v}" for a, v in zip(axes, each, strict=True)) for each in found)
     return CaseGroups(names, members, (0,) * len(found))
 

@@ -160,12 +160,12 @@ class HardnessWeighted(Objective):
 
     def risk(self) -> float:
         """Return the robust risk of the stale losses: the value of the inner maximum."""
-        return self.hardness_sampler.divergence.risk(self.history.loss)
+        return self.hardness_sampler.divergence.risk(self.history.loss[self.history.counted])
 
     def epoch_completed(self, epoch: int) -> dict[str, float]:
         """Solve beta for its target; return beta, the clipped fraction of the weights, refits and lost cases. O(N)."""
         sampler = self.hardness_sampler
-        if (self.target_ess is not None or self.target_kl is not None) and self.history.visits.min() > 0:
+        if (self.target_ess is not None or self.target_kl is not None) and self.history.all_visited:
             stale = torch.from_numpy(sampler.limited_losses())
             if self.target_kl is not None:
                 self._full_beta = solve_beta_for_kl(stale, self.target_kl, self.max_beta)
@@ -188,6 +188,12 @@ class HardnessWeighted(Objective):
         super().load_state_dict(state)
         self._full_beta = float(state["full_beta"])
         self._weighted, self._clipped = int(state["weighted"]), int(state["clipped"])
+
+    def carry_over(self, state: dict[str, Any]) -> None:
+        """Take over the losses of the cases that remain, and a solved beta until it can be solved for the new cases."""
+        super().carry_over(state)
+        if "full_beta" in state and (self.target_ess is not None or self.target_kl is not None):
+            self._full_beta, self.hardness_sampler.beta = float(state["full_beta"]), float(state["sampler"]["beta"])
 
 
 def _check_targets(target_ess: float | None, target_kl: float | None, divergence: str, warmup_epochs: int) -> None:

@@ -91,7 +91,7 @@ class JustTrainTwice(Objective):
 
     def hardest(self) -> tuple[int, ...]:
         """Return the cases of the largest `fraction` of the visited stale losses, at least one, hardest first."""
-        visited = np.flatnonzero(self.history.visits > 0)
+        visited = np.flatnonzero((self.history.visits > 0) & self.history.counted)
         count = max(1, round(self.fraction * len(visited)))
         order = np.argsort(-self.history.loss[visited], kind="stable")
         return tuple(int(index) for index in visited[order[:count]])

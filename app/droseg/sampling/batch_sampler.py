@@ -143,13 +143,13 @@ class HardnessWeightedBatchSampler(RecordingBatchSampler):
     def limited_losses(self) -> np.ndarray:
         """Return the losses that the problem is stated on: capped, without the trimmed cases; O(N)."""
         loss, allowed = self.limits.apply(self.history.loss, self.history.visits > 0)
-        if not allowed.any():  # all losses have risen above the limit
+        if not (allowed & self.history.counted).any():  # all losses have risen above the limit
             self._fit_limits()
             loss, allowed = self.limits.apply(self.history.loss, self.history.visits > 0)
-        return loss[allowed]
+        return loss[allowed & self.history.counted]
 
     def _fit_limits(self) -> None:
-        self.limits.fit(self.history.loss[self.history.visits > 0])
+        self.limits.fit(self.history.loss[(self.history.visits > 0) & self.history.counted])
         self._fitted_at = self.history.num_updates
 
     def _fit(self) -> Rule:
@@ -161,20 +161,27 @@ class HardnessWeightedBatchSampler(RecordingBatchSampler):
         self._parts: list[Part] = [TreePart(self._tree)]
         self._log_share = [0.0]
         if self.mix:
-            self._parts.append(UniformPart(len(self.history)))
+            self._parts.append(self._uniform_part())
             self._log_share = [math.log1p(-self.mix), math.log(self.mix)]
+
+    def _uniform_part(self) -> UniformPart:
+        counted = np.flatnonzero(self.history.counted) if self.history.excluded else None
+        return UniformPart(len(self.history) if counted is None else len(counted), counted)
 
     def _log_weights(self, loss: np.ndarray) -> np.ndarray:
         limited, allowed = self.limits.apply(loss, self.history.visits > 0)
-        return np.where(allowed, self._rule.log_weights(limited), -math.inf)
+        return np.where(allowed & self.history.counted, self._rule.log_weights(limited), -math.inf)
 
     def _follow(self, changed: list[int] | None) -> None:
         if changed is None:
             self._rule = self._fit()
             self._build_parts()
+            self.overdue.drawn(self.history.excluded)
             return
         loss, visits = self.history.loss, self.history.visits
         for index in changed:
+            if index in self.history.excluded:
+                continue
             limited = self.limits.apply_one(float(loss[index]), bool(visits[index]))
             self._tree.set(index, -math.inf if limited is None else self._rule.log_weight(limited))
 
@@ -217,24 +224,34 @@ class HardnessWeightedBatchSampler(RecordingBatchSampler):
 
     def _fill(self, indices: list[int], probability: list[float]) -> tuple[list[int], list[float]]:
         """Fill a batch up uniformly: fewer cases have any weight than it has slots."""
-        others = Urn([UniformPart(len(self.history))], [0.0])
+        others = Urn([self._uniform_part()], [0.0])
         filled, _ = others.draw(self.generator, self.batch_size, self.replacement, indices)
-        return filled, probability + [1.0 / len(self.history)] * (len(filled) - len(indices))
+        left = len(self.history) - len(self.history.excluded)
+        return filled, probability + [1.0 / left] * (len(filled) - len(indices))
 
     def _floored_tree(self) -> LogSumTree:
-        probability = self.history.probabilities(self.beta).numpy()
-        return LogSumTree(np.log(np.maximum(probability, self.floor / len(self.history))))
+        with np.errstate(divide="ignore"):  # log 0 of a case that was taken out
+            return LogSumTree(np.log(self._floored(self._q())))
+
+    def _q(self) -> np.ndarray:
+        """Return the probabilities of hardness alone, shape (N,)."""
+        log_weight = self._log_weights(self.history.loss)
+        q = np.exp(log_weight - log_weight.max())
+        return np.asarray(q / q.sum())
+
+    def _floored(self, q: np.ndarray) -> np.ndarray:
+        """Return probabilities raised to the floor, except those of cases that were taken out; any scale."""
+        return np.where(self.history.counted, np.maximum(q, self.floor / len(q)), 0.0)
 
     def probabilities(self) -> np.ndarray:
         """Return the probability of each case to be drawn next, shape (N,), the overdue ones aside; O(N)."""
         self._refit_if_outdated()  # as the next draw would
-        log_weight = self._log_weights(self.history.loss)
-        q = np.exp(log_weight - log_weight.max())
-        q /= q.sum()
+        q = self._q()
         if self.floor:
-            q = np.maximum(q, self.floor / len(q))
+            q = self._floored(q)
             q /= q.sum()
-        return np.asarray((1.0 - self.mix) * q + self.mix / len(q))
+        counted = self.history.counted
+        return np.asarray((1.0 - self.mix) * q + self.mix * counted / counted.sum())
 
     def num_underflowed(self) -> int:
         """Return how many cases have weight, but a probability below the smallest float: they are lost. O(N).
@@ -246,7 +263,7 @@ class HardnessWeightedBatchSampler(RecordingBatchSampler):
         self._refit_if_outdated()
         log_q = self._log_weights(self.history.loss) - self._tree.log_total
         lost = (log_q > -math.inf) & (log_q < math.log(np.finfo(float).tiny))
-        unvisited = self.history.visits == 0
+        unvisited = (self.history.visits == 0) & self.history.counted
         return int((lost & unvisited if unvisited.any() else lost).sum())
 
     def target_log_weight(self, loss: float) -> float:

@@ -53,6 +53,10 @@ class LossHistory:
         self.visits = np.zeros(len(self.case_ids), dtype=np.uint32)
         self.last_update = np.zeros(len(self.case_ids), dtype=np.uint32)
         self.num_updates = 0
+        self.excluded: set[int] = set()
+        """Cases that no sampler draws any more."""
+        self.failures: dict[int, int] = {}
+        """Index of a case -> steps that were left out because of it."""
         self._listeners: list[Callable[[list[int] | None], None]] = []
         # MONAI's ThreadDataLoader draws batches in a thread of its own while the training updates losses.
         self.lock = threading.RLock()
@@ -138,6 +142,30 @@ class LossHistory:
                 listener(changed)
         return changed
 
+    def count_failure(self, index: int) -> int:
+        """Note that a step was left out because of this case; return how many were."""
+        self.failures[index] = self.failures.get(index, 0) + 1
+        return self.failures[index]
+
+    def exclude(self, index: int) -> None:
+        """Take a case out of all draws from now on; its loss stays as it is. O(N)."""
+        with self.lock:
+            self.excluded.add(index)
+            for listener in self._listeners:
+                listener(None)
+
+    @property
+    def counted(self) -> np.ndarray:
+        """Which cases were not taken out, shape (N,), bool; O(N)."""
+        result = np.ones(len(self), dtype=bool)
+        result[sorted(self.excluded)] = False
+        return result
+
+    @property
+    def all_visited(self) -> bool:
+        """Whether every case that was not taken out has been visited; O(N)."""
+        return bool((self.visits > 0)[self.counted].all())
+
     def probabilities(self, beta: float) -> Tensor:
         """Return softmax(beta * stale loss), shape (N,), float64: the probability of drawing each case."""
         return hardness_probabilities(torch.from_numpy(self.loss), beta)
@@ -146,6 +174,8 @@ class LossHistory:
         """Return tensors and primitives only, so that `torch.load(weights_only=True)` reads them."""
         return {
             "case_ids": list(self.case_ids),
+            "excluded": sorted(self.excluded),
+            "failures": dict(self.failures),
             "loss": torch.from_numpy(self.loss.copy()),
             "visits": torch.from_numpy(self.visits.astype(np.int64)),
             "last_update": torch.from_numpy(self.last_update.astype(np.int64)),
@@ -158,7 +188,8 @@ class LossHistory:
         Args:
             state: of `state_dict`.
             carry_over: whether a history of other cases is taken over for the cases that remain; new cases keep the
-                initial loss, and those that are gone are forgotten.
+                initial loss, and those that are gone are forgotten. Cases that were taken out are drawn again, for
+                their files may have been mended.
         Raises:
             HistoryMismatchError: if it was made from other cases or another order of them, without `carry_over`.
         """
@@ -174,6 +205,8 @@ class LossHistory:
         kept = [index for index, case_id in enumerate(self.case_ids) if case_id in saved]
         rows = torch.tensor([saved[self.case_ids[index]] for index in kept], dtype=torch.long)
         with self.lock:
+            self.excluded = set() if carry_over else set(state.get("excluded", ()))
+            self.failures = {} if carry_over else dict(state.get("failures", {}))
             for own, name in ((self.loss, "loss"), (self.visits, "visits"), (self.last_update, "last_update")):
                 own[kept] = state[name][rows].numpy()
             self.num_updates = int(state["num_updates"])

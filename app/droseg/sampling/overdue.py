@@ -52,7 +52,7 @@ class Overdue:
         if self.max_age is None:
             return
         age = history.age
-        overdue = np.flatnonzero(age >= self.max_age * self.num_batches)
+        overdue = np.flatnonzero((age >= self.max_age * self.num_batches) & history.counted)
         oldest_first = overdue[np.argsort(-age[overdue], kind="stable")]
         slots = self.num_batches * self.batch_size
         if len(oldest_first) > slots:

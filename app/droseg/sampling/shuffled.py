@@ -37,6 +37,13 @@ class ShuffledBatchSampler(RecordingBatchSampler):
         self._cases = np.arange(len(history))
         if repeats is not None:
             self.repeat(repeats)
+        history.subscribe(self._follow)
+
+    def _follow(self, changed: list[int] | None) -> None:
+        """Take out of the passes what the history has taken out."""
+        if changed is None and self.history.excluded:
+            counted = self.history.counted
+            self._cases, self._rest = (each[counted[each]] for each in (self._cases, self._rest))
 
     def repeat(self, repeats: Sequence[int]) -> None:
         """Let each case occur so often in a pass, from now on; the current pass is given up.
@@ -47,7 +54,7 @@ class ShuffledBatchSampler(RecordingBatchSampler):
         times = np.asarray(repeats, dtype=np.int64)
         if times.shape != (len(self.history),) or times.min() < 0 or times.sum() == 0:
             raise ValueError(f"repeats are one whole number >= 0 for each of {len(self.history)} cases, not all 0.")
-        self._cases = np.repeat(np.arange(len(self.history)), times)
+        self._cases = np.repeat(np.arange(len(self.history)), times * self.history.counted)
         self._rest = np.empty(0, dtype=np.int64)
 
     def draw_batch(self) -> tuple[list[int], list[float]]:

@@ -37,18 +37,17 @@ class Part(ABC):
         """Put every case back that was taken out."""
 
 
+def position(members: np.ndarray, index: int) -> int | None:
+    """Return where a case stands among ascending members, None if it is none of them; O(log n), without an index."""
+    place = int(members.searchsorted(members.dtype.type(index)))  # of another type, numpy would copy all members
+    return place if place < len(members) and members[place] == index else None
+
+
 class TreePart(Part):
-    """Cases with weights of their own, in a tree: O(log N).
+    """All cases with weights of their own, in a tree with one leaf for each: O(log N)."""
 
-    Args:
-        tree: the weights, one leaf per member.
-        members: index of the case of each leaf, ascending; None if leaf and case are the same.
-    """
-
-    def __init__(self, tree: LogSumTree, members: np.ndarray | None = None) -> None:
+    def __init__(self, tree: LogSumTree) -> None:
         self.tree = tree
-        self._members = members
-        self._leaf = None if members is None else {int(case): leaf for leaf, case in enumerate(members)}
         self._taken: dict[int, float] = {}
 
     @property
@@ -56,40 +55,37 @@ class TreePart(Part):
         """Log of the sum of the weights."""
         return self.tree.log_total
 
-    def leaf(self, index: int) -> int | None:
-        """Return the leaf of a case, None if it is no member."""
-        return index if self._leaf is None else self._leaf.get(index)
-
     def log_weight(self, index: int) -> float:
         """Return the log weight of a case."""
-        leaf = self.leaf(index)
-        return -math.inf if leaf is None else self.tree.log_weight(leaf)
+        return self.tree.log_weight(index)
 
     def draw(self, generator: torch.Generator) -> int:
         """Draw one case."""
-        leaf = self.tree.draw(generator)
-        return leaf if self._members is None else int(self._members[leaf])
+        return self.tree.draw(generator)
 
     def take(self, index: int) -> None:
         """Take a case out."""
-        leaf = self.leaf(index)
-        if leaf is not None and leaf not in self._taken:
-            self._taken[leaf] = self.tree.log_weight(leaf)
-            self.tree.set(leaf, -math.inf)
+        if index not in self._taken:
+            self._taken[index] = self.tree.log_weight(index)
+            self.tree.set(index, -math.inf)
 
     def put_back(self) -> None:
         """Put all cases back."""
-        for leaf, log_weight in self._taken.items():
-            self.tree.set(leaf, log_weight)
+        for index, log_weight in self._taken.items():
+            self.tree.set(index, log_weight)
         self._taken.clear()
 
 
 class UniformPart(Part):
-    """Cases of equal weight, without a tree: a number is drawn again while it belongs to a case already taken."""
+    """Cases of equal weight, without a tree: a number is drawn again while it belongs to a case already taken.
+
+    Args:
+        size: number of cases.
+        members: which, ascending; None: those from 0 to size - 1.
+    """
 
     def __init__(self, size: int, members: np.ndarray | None = None) -> None:
         self._size, self._members = size, members
-        self._own = None if members is None else frozenset(int(case) for case in members)
         self._taken: set[int] = set()
 
     @property
@@ -100,8 +96,10 @@ class UniformPart(Part):
 
     def log_weight(self, index: int) -> float:
         """Return 0, or -inf."""
-        inside = self._own is None or index in self._own
-        return 0.0 if inside and index not in self._taken else -math.inf
+        return 0.0 if self._has(index) and index not in self._taken else -math.inf
+
+    def _has(self, index: int) -> bool:
+        return index < self._size if self._members is None else position(self._members, index) is not None
 
     def draw(self, generator: torch.Generator) -> int:
         """Draw one case."""
@@ -119,7 +117,7 @@ class UniformPart(Part):
 
     def take(self, index: int) -> None:
         """Take a case out."""
-        if self._own is None or index in self._own:
+        if self._has(index):
             self._taken.add(index)
 
     def put_back(self) -> None:

@@ -20,7 +20,7 @@ TRAIN, INFERENCE, PARALLEL = "train.yaml", "inference.yaml", "multi_gpu_train.ya
 CHANGEABLE = (
     *("bundle_root", "output_dir", "epochs", "num_workers", "device", "restart", "check_data", "init_from"),
     *("backend", "rank_timeout_s", "imports", "initialize", "finalize"),
-    *("max_lag", "carry_over_history", "checkpoint_interval", "checkpoint_minutes", "audit"),
+    *("max_lag", "carry_over_history", "checkpoint_interval", "checkpoint_minutes", "audit", "early_epoch"),
 )
 """Keys that may differ when a run is continued; everything else would make it another run."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from droseg.engine.roles import LostRankError
 from droseg.engine.run_folder import FAILED, FINISHED, INTERRUPTED, RUNNING
 from droseg.engine.stop import CONTINUE, stops_at_sigterm
 from droseg.engine.trainer import DROTrainer
-from droseg.errors import DrosegError
+from droseg.errors import DrosegError, InputError
 from droseg.handlers import RunCheckpoint, is_writer
 from droseg.inference.weights import load_weights
 from droseg.workflow.lost import check_same_start, end_without_rank, leave_note, watch_ranks
@@ -38,6 +40,9 @@ def run_training(trainer: DROTrainer, checkpoint: RunCheckpoint) -> None:
         SystemExit: for an error whose message is for the user; other errors are raised as they are.
     """
     run = checkpoint.run
+    for engine in (trainer, checkpoint.validator):
+        if engine is not None:
+            engine.logger.addFilter(_is_no_end)
     checkpoint.attach(trainer)  # after the handlers of the config: it saves what they have measured
     if is_writer():
         run.lock()
@@ -88,7 +93,16 @@ def _run(trainer: DROTrainer, checkpoint: RunCheckpoint) -> None:
         print(f"finished: {run.best_model} (epoch {checkpoint.best_epoch}; {rule})", flush=True)
 
 
+def _is_no_end(record: logging.LogRecord) -> bool:
+    """Filter of ignite's loggers: it logs each exception once per loop, and then raises what is said below."""
+    return "run is terminating due to exception" not in record.getMessage()
+
+
 def _describe(error: BaseException) -> str:
+    """Return an error in one line; for what MONAI raises of a transform, the cause."""
+    transform = re.match(r"applying transform <(?:\w+\.)*(\w+)", str(error))
+    if transform and error.__cause__ is not None:
+        return f"{transform[1]}: {_describe(error.__cause__)}"[:500]
     return f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
 
 
@@ -110,6 +124,11 @@ def remedy_for(error: BaseException) -> str:
         return (
             "A data-loading worker ended, most often for lack of memory: lower num_workers (or give a container more "
             "by --shm-size); the same command continues from the last checkpoint."
+        )
+    if isinstance(error, InputError):
+        return (
+            "Mend that, then run the command again; with other settings, a run that has a checkpoint already starts "
+            "over by --restart."
         )
     if isinstance(error, OSError):
         return "A file could not be read or written (disk full?); when it can, the same command continues the run."
