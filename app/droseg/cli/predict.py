@@ -119,7 +119,7 @@ def _register_computing(group: argparse._ArgumentGroup) -> None:
         choices=("fp32", "bf16", "fp16", "auto"),
         help="auto: the fastest that the hardware has; below fp32 a few border voxels may differ (default: fp32)",
     )
-    group.add_argument("--mirror", action="store_true", help="average over mirrored views: better, 2 to 8 times slower")
+    group.add_argument("--mirror", action="store_true", help="average over mirrored views; 2 to 8 times slower")
     group.add_argument(
         "--checkpoint", action="append", metavar="PATH", help="other weights; several are averaged (repeat the option)"
     )
