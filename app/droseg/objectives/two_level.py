@@ -21,7 +21,7 @@ class TwoLevel(Objective):
 
     Args:
         setting: cases, groups and batches.
-        beta: robustness inside each group, >= 0.
+        beta: robustness inside each group, >= 0; None: 10.
         gamma: robustness over the groups, >= 0.
         pi: what the groups weigh to begin with: "uniform", or "size", the number of their cases.
         product: False: the groups of each axis by itself. True: the combinations of values on all axes.
@@ -32,11 +32,14 @@ class TwoLevel(Objective):
 
     name = "two_level"
     draws_by_loss = True
+    uses = frozenset({"beta", "replacement"})
+    less_robust = "lower rivals#two_level#beta or gamma"
+    more_robust = "raise rivals#two_level#beta or gamma"
 
     def __init__(
         self,
         setting: Setting,
-        beta: float = 10.0,
+        beta: float | None = None,
         gamma: float = 10.0,
         pi: str = "uniform",
         product: bool = False,
@@ -49,7 +52,7 @@ class TwoLevel(Objective):
             setting.history,
             self.groups.members,
             self.groups.sizes if pi == "size" else np.ones(len(self.groups)),
-            beta,
+            10.0 if beta is None else beta,
             gamma,
             setting.batch_size,
             setting.num_batches,
