@@ -221,10 +221,8 @@ class LossHistory:
             for own, name in ((self.loss, "loss"), (self.visits, "visits"), (self.last_update, "last_update")):
                 own[kept] = state[name][rows].numpy()
             self.num_updates = int(state["num_updates"])
-            new = np.ones(len(self), dtype=bool)
-            new[kept] = False
             self.unvisited_loss = float(state.get("unvisited_loss", self.initial_loss))
-            self.loss[new] = self.unvisited_loss
+            self.loss[np.setdiff1d(np.arange(len(self)), kept)] = self.unvisited_loss
             self._any_unknown = True
             for listener in self._listeners:
                 listener(None)
