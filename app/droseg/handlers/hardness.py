@@ -27,9 +27,10 @@ class HardnessHandler:
     Leaves in `engine.state.metrics`: `sampler/ess_fraction` (effective sample size / N), `sampler/max_probability`,
     `sampler/batch_share` (log of batch size times largest probability: above 0 the 1/B cap of drawing without
     replacement binds), `sampler/lag` and `sampler/max_lag` (number of updates between a draw and its own, mean and
-    largest), `sampler/underflow` (cases whose probability is 0 in floating point), `sampler/epoch_s` (what this
-    O(N) work itself takes), `history/mean_loss`, `history/robust_risk`, `history/cvar_10` (mean of the worst 10 %),
-    `history/unvisited`, and what the objective reports (beta, clipped weights).
+    largest), `sampler/underflow` (cases whose probability is 0 in floating point), `sampler/epoch_s` (seconds of all
+    O(N) work of the epoch: this one, the start of the epoch, and refits in between), `history/mean_loss`,
+    `history/robust_risk`, `history/cvar_10` (mean of the worst 10 %), `history/unvisited`, and what the objective
+    reports (beta, clipped weights).
 
     Args:
         objective: the one whose sampler feeds the trainer.
@@ -47,7 +48,6 @@ class HardnessHandler:
         tail: float = 0.1,
     ) -> None:
         self.objective, self.tail = objective, tail
-        self._probability_argmax = 0
         self.collapse_fraction, self.no_effect_fraction = collapse_fraction, no_effect_fraction
         self._clear_epochs: dict[str, int] = {}
         """Kind of a warning that was given -> epochs for which its reason has been gone."""
@@ -88,7 +88,7 @@ class HardnessHandler:
         values = self.objective.epoch_completed(engine.state.epoch)
         history, lags = self.objective.history, getattr(engine.state, "draw_lags", [])
         probability = self.objective.probabilities()
-        self._probability_argmax = int(probability.argmax())
+        top = int(probability.argmax())
         share = self.objective.sampler.batch_size * float(probability.max())
         values |= {
             "ess_fraction": effective_sample_size(probability) / len(history),
@@ -103,15 +103,16 @@ class HardnessHandler:
             f"cvar_{100 * self.tail:g}": CVaR(self.tail).risk(history.loss),
             "unvisited": int((history.visits == 0).sum()),
         }
-        values["epoch_s"] = time.perf_counter() - started
+        sampler = self.objective.sampler
+        values["epoch_s"] = time.perf_counter() - started + sampler.whole_pass_s
+        sampler.whole_pass_s = 0.0
         engine.state.metrics.update({f"sampler/{name}": value for name, value in values.items()})
         engine.state.metrics.update({f"history/{name}": value for name, value in losses.items()})
         lags.clear()
         if self.objective.draws_by_loss:
-            self._warn(values, share, engine.state.epoch)
+            self._warn(dict(self._findings(values, share, top, engine.state.epoch)))
 
-    def _warn(self, values: dict[str, float], share: float, epoch: int) -> None:
-        found = dict(self._findings(values, share, epoch))
+    def _warn(self, found: dict[str, str]) -> None:
         for kind in list(self._clear_epochs):
             self._clear_epochs[kind] = 0 if kind in found else self._clear_epochs[kind] + 1
             if self._clear_epochs[kind] >= REARM_EPOCHS:
@@ -119,7 +120,7 @@ class HardnessHandler:
         for kind, message in found.items():
             self._warn_once(kind, message)
 
-    def _findings(self, values: dict[str, float], share: float, epoch: int) -> Iterator[tuple[str, str]]:
+    def _findings(self, values: dict[str, float], share: float, top: int, epoch: int) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the draws: its kind, and what to say of it."""
         objective, history = self.objective, self.objective.history
         size = values["ess_fraction"] * len(history)
@@ -137,7 +138,6 @@ class HardnessHandler:
                 f"{len(unvisited)} of {len(history)} cases have no loss after {epoch} epochs: {names}. They are never "
                 "drawn, or their loss is never finite: look at their images and labels, or set max_age.",
             )
-        top = int(self._probability_argmax)
         if size < self._collapse_size() and history.visits[top]:
             yield (
                 "collapse",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from droseg.errors import InputError
-from droseg.objectives.base import HARDNESS_KEYS, Objective, Setting
+from droseg.objectives.base import HARDNESS_KEYS, ROBUSTNESS_KEYS, Objective, Setting
 from droseg.objectives.erm import ERM
 from droseg.objectives.febs import FairErrorBoundScaling
 from droseg.objectives.group_balanced import GroupBalanced
@@ -87,6 +87,8 @@ def build_objective(
         setting = Setting(history, batch_size, num_batches, seed, rank, world_size, groups, found)
         objective = _BY_NAME[name](setting, **own)
         objective.settings = dict(own)
+        if "beta" in own and own["beta"] is None:
+            objective.settings["beta"] = objective.beta
         return objective
     except ValueError as error:
         raise InputError(f"objective {name}: {error}") from error
@@ -101,6 +103,8 @@ def check_used(name: str, changed: Mapping[str, Any]) -> None:
     Raises:
         InputError: naming every such key, and who has it.
     """
+    if name == HardnessWeighted.name:
+        _check_one_robustness(changed)
     uses = {each.name: each.uses for each in _CLASSES}.get(name, HARDNESS_KEYS)
     unused = [f"{key}={value}" for key, value in changed.items() if key in HARDNESS_KEYS - uses]
     rivals = changed.get("rivals")
@@ -110,6 +114,14 @@ def check_used(name: str, changed: Mapping[str, Any]) -> None:
             f"objective {name} does not use {', '.join(unused)}; leave that out, or choose the objective that does "
             "(those of `rivals` by name, the others: hardness)."
         )
+
+
+def _check_one_robustness(changed: Mapping[str, Any]) -> None:
+    given = [f"{key}={changed[key]}" for key in ROBUSTNESS_KEYS if changed.get(key) is not None]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)}: each of them says how robust the training is; give one of them.")
+    if "max_beta" in changed and given and not given[0].startswith("target_"):
+        raise InputError(f"max_beta={changed['max_beta']} limits a beta that is solved for, and {given[0]} is fixed.")
 
 
 def _check_names(name: str, options: Mapping[str, Any]) -> None:

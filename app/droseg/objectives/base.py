@@ -12,9 +12,12 @@ from torch import Tensor
 
 from droseg.sampling import Draw, LossHistory, RecordingBatchSampler, ShuffledBatchSampler
 
+ROBUSTNESS_KEYS: Final = ("beta", "rho", "alpha", "target_kl", "target_ess")
+"""Keys of a training config of which one says how robust `hardness` is."""
+
 HARDNESS_KEYS: Final = frozenset(
-    ("divergence", "beta", "target_ess", "target_kl", "rho", "alpha", "beta_warmup_epochs", "max_beta")
-    + ("mix", "max_age", "cap", "trim", "importance_weighting", "replacement", "floor")
+    (*ROBUSTNESS_KEYS, "divergence", "beta_warmup_epochs", "max_beta", "mix", "max_age", "cap", "trim")
+    + ("importance_weighting", "replacement", "floor")
 )
 """Keys of a training config that say how draws follow losses; each objective names those that it has."""
 

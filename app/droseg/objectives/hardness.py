@@ -20,6 +20,8 @@ from droseg.sampling import (
     solve_beta_for_kl,
 )
 
+BETA = 10.0
+"""Where no robustness is given, and before one can be solved."""
 WEIGHT_BOUNDS = (0.1, 10.0)
 """Clipping of importance weights, as in the authors' released code."""
 
@@ -28,7 +30,7 @@ def choose_robustness(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings of `HardnessWeighted` with one parameter of robustness left: the first that is given.
 
     In this order: `beta` by hand (`rho` for a chi-square ball, `alpha` for CVaR), `target_kl`, `target_ess`. None is
-    not given. So a number by hand stays whatever target the bundle has.
+    not given. So a number by hand stays whatever target the bundle has. Without any, `beta` is 10.
 
     Raises:
         ValueError: for one that the divergence does not have.
@@ -46,7 +48,8 @@ def choose_robustness(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("beta is the chi-square penalty and rho the ball; give one of them.")
     order = [*own, "target_kl", "target_ess"]
     first = next((name for name in order if name in given), None)
-    return {name: value for name, value in given.items() if name == first or name not in order}
+    chosen = {name: value for name, value in given.items() if name == first or name not in order}
+    return {**chosen, "beta": BETA} if first is None and "beta" in own else chosen
 
 
 class HardnessWeighted(Objective):
@@ -78,7 +81,7 @@ class HardnessWeighted(Objective):
     def __init__(
         self,
         setting: Setting,
-        beta: float = 10.0,
+        beta: float = BETA,
         target_ess: float | None = None,
         importance_weighting: bool = False,
         replacement: bool = False,

@@ -38,8 +38,7 @@ class LossHistory:
             entropy of an untrained network is about 2 to 3), so that every case is drawn early.
         momentum: m in [0, 1); larger smooths the noise of random patches.
         blend_initial: whether the first visit mixes in `initial_loss`, as the published formula says. With a
-            momentum of 0.9 the least visited cases then look hardest for dozens of visits; False takes the first loss
-            as it is.
+            momentum the least visited cases then look hardest for many visits; False takes the first loss as it is.
         unvisited_first: whether a case without a loss always counts as harder than every visited one. Otherwise one
             case whose loss stays above `initial_loss` (a wrong label) can keep the others from ever being drawn.
     Raises:
@@ -201,8 +200,8 @@ class LossHistory:
 
         Args:
             state: of `state_dict`.
-            carry_over: whether a history of other cases is taken over for the cases that remain; new cases keep the
-                initial loss, and those that are gone are forgotten.
+            carry_over: whether a history of other cases is taken over for the cases that remain; new cases count as
+                those that were never visited, and those that are gone are forgotten.
         Raises:
             HistoryMismatchError: if it was made from other cases or another order of them, without `carry_over`.
         """
@@ -222,8 +221,12 @@ class LossHistory:
                 own[kept] = state[name][rows].numpy()
             self.num_updates = int(state["num_updates"])
             self.unvisited_loss = float(state.get("unvisited_loss", self.initial_loss))
-            self.loss[np.setdiff1d(np.arange(len(self)), kept)] = self.unvisited_loss
             self._any_unknown = True
+            if carry_over:
+                unknown = self._unknown()
+                unknown[np.setdiff1d(np.arange(len(self)), kept)] = True
+                self.unvisited_loss = max(self.unvisited_loss, self.initial_loss)
+                self.loss[unknown] = self.unvisited_loss
             for listener in self._listeners:
                 listener(None)
         if len(kept) < len(self) or len(saved) > len(kept):
