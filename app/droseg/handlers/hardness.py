@@ -166,9 +166,9 @@ class HardnessHandler:
         return min(max(4 * self.objective.sampler.batch_size, self.collapse_fraction * num_cases), 0.25 * num_cases)
 
     def _epochs_to_visit(self) -> int:
-        """Return after how many epochs every case should have been drawn: twice the slots that they need."""
-        sampler = self.objective.sampler
-        return max(2, math.ceil(2 * len(self.objective.history) / (sampler.batch_size * sampler.num_batches)))
+        """Return after how many epochs even uniform draws have left no case out, but for one training in 150."""
+        sampler, num_cases = self.objective.sampler, len(self.objective.history)
+        return math.ceil(num_cases * (math.log(num_cases) + 5.0) / (sampler.batch_size * sampler.num_batches))
 
     def _warn_once(self, kind: str, message: str) -> None:
         """Warn, unless this was said and its reason has lasted since."""

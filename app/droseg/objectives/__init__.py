@@ -99,14 +99,15 @@ def check_used(name: str, changed: Mapping[str, Any]) -> None:
 
     Args:
         name: of the objective.
-        changed: key of a training config -> value that differs from the bundle's own; other keys are no matter.
+        changed: key of a training config -> value that differs from the bundle's own; other keys, and those that
+            are None, are no matter.
     Raises:
-        InputError: naming every such key, and who has it.
+        InputError: naming every such key, and who has it; or if two of them say how robust the training is.
     """
     if name == HardnessWeighted.name:
         _check_one_robustness(changed)
     uses = {each.name: each.uses for each in _CLASSES}.get(name, HARDNESS_KEYS)
-    unused = [f"{key}={value}" for key, value in changed.items() if key in HARDNESS_KEYS - uses]
+    unused = [f"{key}={value}" for key, value in changed.items() if key in HARDNESS_KEYS - uses and value is not None]
     rivals = changed.get("rivals")
     unused += [f"rivals#{rival}" for rival in rivals or () if rival != name and rival in _BY_NAME]
     if unused:

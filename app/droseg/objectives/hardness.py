@@ -170,7 +170,7 @@ class HardnessWeighted(Objective):
             robustness = f"beta {self._full_beta:g}"
         warmup = f", rising over {self.warmup_epochs} epochs" if self.warmup_epochs else ""
         shown = ("mix", "max_age", "cap", "trim", "floor", "replacement", "importance_weighting")
-        guards = [f"{name} {value}" for name, value in self.settings.items() if name in shown and value]
+        guards = [f"{name} {self.settings[name]}" for name in shown if self.settings.get(name)]
         return ", ".join([f"hardness ({divergence.name})", robustness + warmup, *guards])
 
     def _warm_up(self, epoch: int) -> None:
