@@ -86,8 +86,8 @@ def test_an_objective_trains_by_its_name(
         (["--beta", "30", "mix=0.1"], "objective erm does not use beta=30.0, mix=0.1; leave that out"),
         (["--objective", "jtt", "rivals#rgd#tau=2"], "objective jtt does not use rivals#rgd"),
         (
-            ["--objective", "hardness", "--beta", "30", "--target-ess", "0.3"],
-            "beta=30.0 and target_ess=0.3: each of them says how robust the training is; give one",
+            ["--objective", "hardness", "--target-ess", "0.3", "target_kl=0.2"],
+            "target_kl=0.2 and target_ess=0.3: each of them says how robust the training is; give one",
         ),
         (
             ["--objective", "hardness", "--beta", "30", "divergence=cvar", "mix=0.1"],

@@ -183,7 +183,7 @@ def _plan(workflow: ConfigWorkflow) -> _Plan | int:
         check_shares(int(value("batch_size")), len(datalist.section(keys.TRAINING)), world_size())
         notes = check_cases(datalist, entry_problems, read=value("check_data"))
         check_axes(datalist, value("group_axes"))
-        check_used(str(value("objective")), _changed(config, configs / f"{TRAIN}.yaml"))
+        check_used(str(value("objective")), _changed(config, configs / TRAIN))
         _announce(run, datalist, parameters, notes, continues)
     numbers = {name: int(label) for name, label in structures.items()}
     plan = run, configs.parent, config, resolved, datalist, numbers, continues
