@@ -186,6 +186,10 @@ def test_a_warning_comes_again_when_its_reason_does_after_three_epochs_without(c
         ({"divergence": "cvar", "alpha": 0.01, "mix": 0.01}, "raise alpha (0.01)"),
         ({"divergence": "chi2", "rho": 40.0, "mix": 0.01}, "lower rho (40)"),
         ({"divergence": "chi2", "target_ess": 0.02, "mix": 0.01}, "lower rho (24.5)"),
+        (
+            {"name": "two_level", "groups": [{"site": "x"}] * 100, "rivals": {"two_level": {"beta": 30.0}}},
+            "lower beta (30) or rivals#two_level#gamma (10)",
+        ),
     ],
 )
 def test_a_collapse_says_which_key_of_this_training_to_change(caplog, options, advice):
@@ -194,6 +198,7 @@ def test_a_collapse_says_which_key_of_this_training_to_change(caplog, options, a
     text = after_two_epochs(losses, caplog, **options)
     assert "the draws collapse" in text
     assert advice in text
+    assert ("cap (e.g. 0.95)" in text) == (options.get("name") != "two_level"), "two_level has no cap"
 
 
 def test_the_time_of_the_epoch_counts_what_is_fitted_at_its_start(caplog):

@@ -139,11 +139,12 @@ class HardnessHandler:
                 "drawn, or their loss is never finite: look at their images and labels, or set max_age.",
             )
         if size < self._collapse_size() and history.visits[top]:
+            capped = "cap" not in objective.uses or objective.settings.get("cap")
             yield (
                 "collapse",
                 f"the draws collapse: effective sample size {size:.1f} of {len(history)} cases; the hardest is "
-                f"{history.case_ids[top]}. Look at its label (droseg hardest RUN), or {objective.less_robust}; cap "
-                "(e.g. 0.95) limits what a single label can do.",
+                f"{history.case_ids[top]}. Look at its label (droseg hardest RUN), or {objective.less_robust}"
+                + ("." if capped else "; cap (e.g. 0.95) limits what a single label can do."),
             )
         if len(unvisited):
             return

@@ -33,8 +33,6 @@ class TwoLevel(Objective):
     name = "two_level"
     draws_by_loss = True
     uses = frozenset({"beta", "replacement"})
-    less_robust = "lower rivals#two_level#beta or gamma"
-    more_robust = "raise rivals#two_level#beta or gamma"
 
     def __init__(
         self,
@@ -62,6 +60,19 @@ class TwoLevel(Objective):
             setting.world_size,
         )
         super().__init__(setting.history, self.two_level_sampler)
+
+    @property
+    def less_robust(self) -> str:  # type: ignore[override]
+        """What to set so that the draws lean less on hard cases and groups."""
+        return f"lower {self._robustness()}"
+
+    @property
+    def more_robust(self) -> str:  # type: ignore[override]
+        """What to set so that the draws lean more on them."""
+        return f"raise {self._robustness()}"
+
+    def _robustness(self) -> str:
+        return f"beta ({self.beta:g}) or rivals#two_level#gamma ({self.two_level_sampler.gamma:g})"
 
     def risk(self) -> float:
         """Return the two-level robust risk of the stale losses."""
