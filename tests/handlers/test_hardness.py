@@ -187,7 +187,11 @@ def test_a_warning_comes_again_when_its_reason_does_after_three_epochs_without(c
         ({"divergence": "chi2", "rho": 40.0, "mix": 0.01}, "lower rho (40)"),
         ({"divergence": "chi2", "target_ess": 0.02, "mix": 0.01}, "lower rho (24.5)"),
         (
-            {"name": "two_level", "groups": [{"site": "x"}] * 100, "rivals": {"two_level": {"beta": 30.0}}},
+            {
+                "name": "two_level",
+                "groups": [{"site": "x"}, {"site": "y"}] * 50,
+                "rivals": {"two_level": {"beta": 30.0}},
+            },
             "lower beta (30) or rivals#two_level#gamma (10)",
         ),
     ],
