@@ -123,10 +123,12 @@ class LossHistory:
             return False
         unknown = self._unknown()
         self._any_unknown = bool(unknown.any())
+        if not self._any_unknown:
+            return False
         # With room above, so that losses that rise slowly do not lift them in every step.
         self.unvisited_loss = min(top + max(HEADROOM * abs(top), 1e-3), LARGEST)
         self.loss[unknown] = self.unvisited_loss
-        return self._any_unknown
+        return True
 
     def _unknown(self) -> np.ndarray:
         """Return which cases have no loss, shape (N,): never visited, nor measured by `replace`."""
