@@ -159,6 +159,7 @@ def _plan(workflow: ConfigWorkflow) -> _Plan | int:
         parser["bundle_root"] = str(configs.parent)  # started from another folder than the bundle's
     config = without_metadata(parser.get())
     check_keys(config, known_configs(config_files(configs)))
+    check_used(str(value("objective")), _changed(config, configs / TRAIN))
     check_roi_size(value("roi_size"), config["network_def"].get("strides"))
     run = RunFolder(Path(value("output_dir")).resolve())
     parameters = sum(p.numel() for p in value("network_def").parameters())
@@ -183,7 +184,6 @@ def _plan(workflow: ConfigWorkflow) -> _Plan | int:
         check_shares(int(value("batch_size")), len(datalist.section(keys.TRAINING)), world_size())
         notes = check_cases(datalist, entry_problems, read=value("check_data"))
         check_axes(datalist, value("group_axes"))
-        check_used(str(value("objective")), _changed(config, configs / TRAIN))
         _announce(run, datalist, parameters, notes, continues)
     numbers = {name: int(label) for name, label in structures.items()}
     plan = run, configs.parent, config, resolved, datalist, numbers, continues
