@@ -53,7 +53,8 @@ def make_trainer(
     feed_back: bool = True,
     **options: Any,
 ) -> DROTrainer:
-    options = {"batch_size": 2, "num_batches": 4, "beta": 5.0, **options}
+    robustness = {} if "target_ess" in options else {"beta": 5.0}
+    options = {"batch_size": 2, "num_batches": 4, **robustness, **options}
     built = build_objective(objective, CASE_IDS, **options)
     network = make_network() if network is None else network
     dataset = Dataset(make_items() if items is None else items, transform)

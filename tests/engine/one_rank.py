@@ -33,7 +33,7 @@ CASES, EPOCHS, BATCHES, BATCH_SIZE = 18, 3, 5, 6
 GROUPS = [{"site": "ab"[index % 2], "anatomy": "rare" if index % 5 == 0 else "typical"} for index in range(CASES)]
 RIVALS: dict[str, dict[str, Any]] = {"jtt": {"first_epochs": 1}}
 HARDNESS: dict[str, dict[str, Any]] = {
-    "hardness": {"beta": 4.0, "target_ess": 0.6},
+    "hardness": {"target_ess": 0.6},
     "weights": {"beta": 4.0, "importance_weighting": True},
     "replacement": {"beta": 10.0, "replacement": True},
     "mix": {"beta": 4.0, "mix": 0.3, "importance_weighting": True},

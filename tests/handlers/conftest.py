@@ -86,7 +86,8 @@ def make_run(
     folder = RunFolder(path)
     network = UNet(3, 1, 3, channels=(4, 8), strides=(2,), norm=("INSTANCE", {"affine": True}), dropout=0.1)
     network = wrap(network)
-    options = {"batch_size": 2, "num_batches": 4, "beta": 5.0, "target_ess": 0.7, "seed": seed, **options}
+    robustness = {} if "beta" in options else {"target_ess": 0.7}
+    options = {"batch_size": 2, "num_batches": 4, "seed": seed, **robustness, **options}
     built = build_objective(objective, cases, **options)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.03)
     schedule = WarmupCosineSchedule(optimizer, warmup_steps=3, t_total=4 * epochs)

@@ -48,7 +48,7 @@ def monai_losses(run) -> np.ndarray:
 
 
 def test_a_refreshed_history_holds_the_loss_of_the_whole_volumes_of_that_moment(run_factory, tmp_path):
-    run = run_factory(tmp_path, epochs=2, num_batches=2, momentum=0.9)
+    run = run_factory(tmp_path, epochs=2, num_batches=1, momentum=0.9)
     visits_before, history = [], run.objective.history
     run.trainer.add_event_handler(
         Events.EPOCH_COMPLETED, lambda: visits_before.append(run.objective.history.visits.copy())
@@ -95,7 +95,7 @@ def test_erm_trains_the_same_network_with_and_without(run_factory, tmp_path):
 
 
 def test_the_next_draws_follow_the_refreshed_losses(run_factory, tmp_path):
-    run = run_factory(tmp_path, epochs=1, beta=5.0, target_ess=None)
+    run = run_factory(tmp_path, epochs=1, beta=5.0)
     refreshing(run)
     run.trainer.run()
     expected = torch.softmax(5.0 * torch.from_numpy(monai_losses(run)), dim=0)

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
 from ignite.engine import Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from droseg.handlers import TensorBoardHandler, tensorboard_line
 from droseg.handlers.overlays import overlay_planes
 
-SETTINGS = {"objective": "hardness", "target_ess": 0.7, "seed": 0, "ignored": None}
+SETTINGS = {"objective": "hardness", "seed": 0, "ignored": None}
 EVERYTHING = {"scalars": 0, "images": 0, "histograms": 0, "tensors": 0}
 
 
 def with_tensorboard(folder, objective, validator):
     return [TensorBoardHandler(folder, objective, validator, interval=1, hparams=SETTINGS)]
+
+
+def raw_events(run) -> list:
+    file = next(path for path in run.folder.tensorboard.iterdir() if "tfevents" in path.name)
+    return list(EventFileLoader(str(file)).Load())
 
 
 def read(run) -> EventAccumulator:
@@ -93,6 +101,15 @@ def test_the_values_are_those_of_the_engines(finished):
     assert histogram.sum == pytest.approx(8.0), "probabilities times N have the mean 1"
 
 
+def test_the_settings_that_are_shown_are_those_of_the_objective_that_ran(finished):
+    # The factory asks for target_ess 0.7; the other names come from the handler's own argument.
+    summaries = [value for event in raw_events(finished) for value in event.summary.value]
+    start = next(value for value in summaries if value.tag == "_hparams_/session_start_info")
+    data = HParamsPluginData.FromString(start.metadata.plugin_data.content)
+    shown = {name: getattr(value, value.WhichOneof("kind")) for name, value in data.session_start_info.hparams.items()}
+    assert shown == {"objective": "hardness", "target_ess": 0.7, "seed": 0.0}
+
+
 def test_pictures_show_the_case_that_is_hardest(finished):
     events = read(finished)
     text = events.Tensors("hardest validation case/text_summary")[-1].tensor_proto.string_val[0].decode()
@@ -156,6 +173,7 @@ def test_a_run_killed_before_its_first_checkpoint_leaves_no_trace_in_the_curves(
 
     with pytest.raises(KeyboardInterrupt):
         killed.trainer.run()
+    time.sleep(1.0)  # TensorBoard reads the files in the order of their names: the second, then a counter (9, 10)
     again = run_factory(tmp_path, epochs=1, more_handlers=with_tensorboard)
     again.trainer.run()
     assert [event.step for event in read(again).Scalars("train/loss")] == [1, 2, 3, 4]

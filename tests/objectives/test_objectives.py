@@ -22,7 +22,8 @@ DRAWING_ONLY = ("erm", "hardness", "two_level", "group_balanced", "jtt")
 
 
 def hardness(**options) -> Objective:
-    defaults = {"batch_size": 4, "num_batches": 10, "beta": 2.0, "initial_loss": 1.0}
+    robustness = {} if "target_ess" in options else {"beta": 2.0}
+    defaults = {"batch_size": 4, "num_batches": 10, "initial_loss": 1.0, **robustness}
     return build_objective("hardness", CASES, **{**defaults, **options})
 
 
@@ -90,12 +91,12 @@ def test_all_weights_are_1_unless_asked_for(name: str):
 
 
 def test_a_target_is_solved_only_once_every_case_was_visited():
-    objective = hardness(target_ess=0.5, beta=7.0)
+    objective = hardness(target_ess=0.5)
     objective.update([0, 1, 2], [0.1, 0.2, 0.3])
-    assert objective.epoch_completed(1)["beta"] == 7.0
+    assert objective.epoch_completed(1)["beta"] == 10.0
     objective.update([3], [0.4])
     beta = objective.epoch_completed(1)["beta"]
-    assert beta == objective.beta != 7.0
+    assert beta == objective.beta != 10.0
     assert effective_sample_size(objective.history.probabilities(beta)) == pytest.approx(2.0)
     draw = objective.sampler.draw()
     assert draw.probability == pytest.approx(objective.history.probabilities(beta)[list(draw.indices)].tolist())
@@ -139,7 +140,7 @@ def train(objective: Objective, epochs: range) -> list[tuple[list[int], list[flo
 
 def any_objective(name: str, **options) -> Objective:
     rivals = {"jtt": {"first_epochs": 2}, "group_dro": {"step_size": 0.5}, "febs": {"sampling": "uniform"}}
-    defaults = {"batch_size": 2, "num_batches": 10, "beta": 3.0, "target_ess": 0.6, "groups": GROUPS, "rivals": rivals}
+    defaults = {"batch_size": 2, "num_batches": 10, "target_ess": 0.6, "groups": GROUPS, "rivals": rivals}
     return build_objective(name, CASES, **{**defaults, **options})
 
 

@@ -239,6 +239,49 @@ def test_a_history_is_carried_over_for_the_cases_that_remain(caplog: pytest.LogC
     np.testing.assert_allclose(sampler.probabilities(), softmax(2.0 * other.loss), rtol=1e-12)
 
 
+def test_cases_without_a_loss_are_lifted_above_every_loss_and_the_sampler_follows():
+    history = LossHistory(CASES, unvisited_first=True)
+    sampler = HardnessWeightedBatchSampler(history, 3.0)
+    history.update([1], [2.0])
+    assert history.loss.tolist() == [4.0, 2.0, 4.0, 4.0]
+    history.update([0], [8.0])
+    assert history.loss.tolist() == [8.0, 2.0, 10.0, 10.0]
+    np.testing.assert_allclose(sampler.probabilities(), softmax(3.0 * history.loss), rtol=1e-12)
+    history.replace([2], [9.0])  # a measurement: known from now on, though no visit
+    history.update([0], [20.0])
+    assert history.loss.tolist() == [20.0, 2.0, 9.0, 25.0]
+    np.testing.assert_allclose(sampler.probabilities(), softmax(3.0 * history.loss), rtol=1e-12)
+
+
+def test_what_unvisited_cases_count_as_is_saved_and_carried_over():
+    history = LossHistory(CASES, unvisited_first=True)
+    history.update([0], [8.0])
+    again = LossHistory(CASES, unvisited_first=True)
+    again.load_state_dict(history.state_dict())
+    other = LossHistory(("anna", "ben", "emil"), initial_loss=30.0, unvisited_first=True)
+    other.load_state_dict(history.state_dict(), carry_over=True)
+    assert other.loss.tolist() == [8.0, 30.0, 30.0]
+    for each in (history, again):
+        each.update([1], [16.0])
+        assert each.loss.tolist() == [8.0, 16.0, 20.0, 20.0]
+
+
+@pytest.mark.parametrize(("blend", "expected"), [(True, [2.8, 1.96]), (False, [1.0, 0.7])])
+def test_the_first_visit_mixes_the_initial_loss_in_only_if_asked_to(blend: bool, expected: list[float]):
+    history = LossHistory(CASES, momentum=0.6, blend_initial=blend, unvisited_first=True)
+    history.update([3], [100.0])  # lifts the others: the constant that is mixed in stays the initial loss
+    for loss, stale in zip((1.0, 0.25 if not blend else 0.7), expected, strict=True):
+        history.update([0], [loss])
+        assert history.loss[0] == pytest.approx(stale)
+
+
+def test_a_measured_case_keeps_its_measurement_in_the_first_momentum_step():
+    history = LossHistory(CASES, momentum=0.6, blend_initial=False)
+    history.replace([0], [2.0])
+    history.update([0], [1.0])
+    assert history.loss[0] == pytest.approx(0.6 * 2.0 + 0.4 * 1.0)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.3, 0.9])
 def test_a_history_is_the_moving_average_of_thousands_of_updates_in_numpy(momentum: float):
     rng, history = np.random.default_rng(0), LossHistory([str(i) for i in range(40)], momentum=momentum)

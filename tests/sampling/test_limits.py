@@ -67,8 +67,10 @@ def test_an_absurd_loss_takes_no_more_slots_than_others_from_the_first_epoch_on(
     size, absurd = 60, 7
     if options.get("divergence"):
         options = {**options, "rho": 0.5, "mix": 0.05}
+    else:
+        options = {**options, "beta": 5.0}
     objective = build_objective(
-        "hardness", [str(index) for index in range(size)], batch_size=2, num_batches=600, beta=5.0, seed=1, **options
+        "hardness", [str(index) for index in range(size)], batch_size=2, num_batches=600, seed=1, **options
     )
     drawn = np.zeros(size)
     for batch in objective.sampler:

@@ -27,13 +27,14 @@ TINY: dict[str, Any] = {
     "precision": "fp32",
     "check_data": False,
 }
+GROUPS = "groups: anatomy=rare, anatomy=typical"
 ANNOUNCED = {
-    "two_level": "two_level, beta 7.0, gamma 10.0, pi uniform, product False, replacement False; groups by all axes",
-    "group_dro": "group_dro, step_size 0.1, adjustment 0.0, sampling uniform, replacement True; groups by all axes",
-    "group_balanced": "group_balanced, overlapping False, replacement True; groups by all axes",
+    "two_level": f"two_level, beta 7.0, gamma 10.0, pi uniform, product False, replacement False; {GROUPS}",
+    "group_dro": f"group_dro, step_size 0.1, adjustment 0.0, sampling uniform, replacement True; {GROUPS}",
+    "group_balanced": f"group_balanced, overlapping False, replacement True; {GROUPS}",
     "jtt": "jtt, first_epochs 1, fraction 0.2, upweight 5",
     "rgd": "rgd, tau 1.0, normalize False",
-    "febs": "febs, gamma 1.0, sampling shuffled; groups by all axes",
+    "febs": f"febs, gamma 1.0, sampling shuffled; {GROUPS}",
 }
 OPTIONS = {
     "two_level": ["--beta", "7"],
@@ -81,6 +82,17 @@ def test_an_objective_trains_by_its_name(
         (["--objective", "jtt", "rivals#jjt#first_epochs=1"], "there is no key rivals#jjt#first_epochs: did you mean"),
         (["--objective", "group_dro", "objective_axes=[sex]"], "no training case has the group axis sex"),
         (["--objective", "rgd", "rivals#rgd#tau=-1"], "objective rgd: tau is -1"),
+        (["--objective", "group_dro", "--beta", "30"], "objective group_dro does not use beta=30.0; leave that out"),
+        (["--beta", "30", "mix=0.1"], "objective erm does not use beta=30.0, mix=0.1; leave that out"),
+        (["--objective", "jtt", "rivals#rgd#tau=2"], "objective jtt does not use rivals#rgd"),
+        (
+            ["--objective", "hardness", "--target-ess", "0.3", "target_kl=0.2"],
+            "target_kl=0.2 and target_ess=0.3: each of them says how robust the training is; give one",
+        ),
+        (
+            ["--objective", "hardness", "--beta", "30", "divergence=cvar", "mix=0.1"],
+            "beta: divergence cvar has no such parameter; it takes alpha, or target_ess",
+        ),
         (["--objective", "gdro"], "choose one of erm, hardness, two_level, group_dro, group_balanced, jtt, rgd, febs"),
     ],
 )

@@ -287,13 +287,17 @@ def test_restart_with_a_mistake_loses_nothing(cohort: Path, tmp_path: Path) -> N
     assert status(run)["status"] == "finished"
 
 
-def test_a_beta_given_by_hand_stays(cohort: Path, tmp_path: Path) -> None:
+def test_a_beta_given_by_hand_stays(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    assert train(cohort, run, "--objective", "hardness", "--beta", "30") == 0
+    # A target that is taken out besides is no second number.
+    assert train(cohort, run, "--objective", "hardness", "--beta", "30", "target_ess=null") == 0
+    assert "objective: hardness (kl), beta 30\n" in capsys.readouterr().out
     state = torch.load(run / "models/checkpoint.pt", weights_only=True)["objective"]
     assert int(state["history"]["visits"].min()) > 0  # else a target would not have been solved for either
     assert state["sampler"]["beta"] == 30.0
     assert train(cohort, tmp_path / "solved", "--objective", "hardness") == 0
+    line = "objective: hardness (kl), beta solved for an effective sample size of 0.5 N"
+    assert f"{line}\n" in capsys.readouterr().out
     solved = torch.load(tmp_path / "solved/models/checkpoint.pt", weights_only=True)["objective"]["sampler"]["beta"]
     assert solved not in (10.0, 30.0)
 

@@ -75,8 +75,6 @@ def run(args: argparse.Namespace) -> int:
         "init_from": args.init_from,
     }
     overrides |= {key: value for key, value in options.items() if value is not None}
-    if args.beta is not None and args.target_ess is None:
-        overrides["target_ess"] = None  # a beta given by hand is meant to stay
     if args.restart:
         overrides["restart"] = True
     train(bundle, args.overlay, overrides | _parse_overrides(args.overrides))

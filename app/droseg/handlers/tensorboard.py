@@ -37,7 +37,7 @@ class TensorBoardHandler:
         objective: whose history and probabilities are shown.
         validator: evaluator to show; None if nothing is validated.
         interval: steps between two values of the training loss.
-        hparams: settings of the run, shown with its best value at the end.
+        hparams: settings of the run, shown with its best value at the end, as are those of the objective.
     """
 
     def __init__(
@@ -174,7 +174,8 @@ class TensorBoardHandler:
         """Log the settings beside the best values, and close the file."""
         best = engine.state.best_values
         metrics = {f"best/{name}": value for name, value in best.items()}
-        plain = {name: value for name, value in self.hparams.items() if isinstance(value, (int, float, str, bool))}
+        shown = {**self.objective.settings, **self.hparams}
+        plain = {name: value for name, value in shown.items() if isinstance(value, (int, float, str, bool))}
         if metrics and plain:
             # add_hparams() would open a second event file, and TensorBoard follows one
             for summary in hparams(plain, metrics):

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from droseg.sampling import Draw, LossHistory, RecordingBatchSampler, ShuffledBatchSampler
+
+ROBUSTNESS_KEYS: Final = ("beta", "rho", "alpha", "target_kl", "target_ess")
+"""Keys of a training config of which one says how robust `hardness` is."""
+
+HARDNESS_KEYS: Final = frozenset(
+    (*ROBUSTNESS_KEYS, "divergence", "beta_warmup_epochs", "max_beta", "mix", "max_age", "cap", "trim")
+    + ("importance_weighting", "replacement", "floor")
+)
+"""Keys of a training config that say how draws follow losses; each objective names those that it has."""
+
+SHOWN_GROUPS = 8
+"""Groups that `describe` names."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +69,33 @@ class Objective:
     """Whether `score_scale` returns anything."""
     draws_by_loss = False
     """Whether the draws follow the losses, so that they can collapse on few cases or hardly differ from uniform."""
+    uses: frozenset[str] = frozenset()
+    """Which of `HARDNESS_KEYS` change anything."""
+    warmup_epochs = 0
+    """Epochs over which the robustness rises to its value."""
+    groups: Any = None
+    """The groups that it tells apart, see `droseg.objectives.groups`; None: none."""
+    less_robust = ""
+    """What to set, in the words of a training config, so that the draws lean less on the hard cases."""
+    more_robust = ""
+    """The same for more."""
 
     def __init__(self, history: LossHistory, sampler: RecordingBatchSampler) -> None:
         self.history, self.sampler = history, sampler
+        self.settings: dict[str, Any] = {}
+        """As they were given to `build_objective`, for `describe`."""
         sampler.keeps_pending = True
         self.current_draw: Draw | None = None
         self.wants_restart = False
         """Whether network, optimizer and schedule are to start anew before the next step; `RestartHandler` does it."""
+
+    def describe(self) -> str:
+        """Return in one line what runs, with the settings that were given and the groups it tells apart."""
+        line = ", ".join([self.name, *(f"{key} {value}" for key, value in self.settings.items() if value is not None)])
+        names = [] if self.groups is None else list(self.groups.names)
+        more = [f"and {len(names) - SHOWN_GROUPS} more"] if len(names) > SHOWN_GROUPS else []
+        shown = [*names[:SHOWN_GROUPS], *more]
+        return f"{line}; groups: {', '.join(shown)}" if names else line
 
     @property
     def beta(self) -> float:

@@ -3,22 +3,53 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from droseg.objectives.base import Objective, Setting, case_means
+from droseg.objectives.base import HARDNESS_KEYS, Objective, Setting, case_means
 from droseg.sampling import (
+    ChiSquare,
+    CVaR,
     Draw,
     HardnessWeightedBatchSampler,
     solve_beta,
     solve_beta_for_kl,
 )
 
+BETA = 10.0
+"""Where no robustness is given, and before one can be solved."""
 WEIGHT_BOUNDS = (0.1, 10.0)
 """Clipping of importance weights, as in the authors' released code."""
+
+
+def choose_robustness(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of `HardnessWeighted` with one parameter of robustness left: the first that is given.
+
+    In this order: `beta` by hand (`rho` for a chi-square ball, `alpha` for CVaR), `target_kl`, `target_ess`. None is
+    not given. So a number by hand stays whatever target the bundle has. Without any, `beta` is 10.
+
+    Raises:
+        ValueError: for one that the divergence does not have.
+    """
+    divergence = settings.get("divergence", "kl")
+    own = {"kl": ("beta",), "chi2": ("beta", "rho"), "cvar": ("alpha",)}.get(divergence, ())
+    given = {name: value for name, value in settings.items() if value is not None}
+    foreign = [name for name in ("beta", "rho", "alpha") if name in given and name not in own]
+    if own and foreign:
+        raise ValueError(
+            f"{' and '.join(foreign)}: divergence {divergence} has no such parameter; it takes "
+            f"{' or '.join(own)}, or target_ess."
+        )
+    if sum(name in given for name in own) > 1:
+        raise ValueError("beta is the chi-square penalty and rho the ball; give one of them.")
+    order = [*own, "target_kl", "target_ess"]
+    first = next((name for name in order if name in given), None)
+    chosen = {name: value for name, value in given.items() if name == first or name not in order}
+    return {**chosen, "beta": BETA} if first is None and "beta" in own else chosen
 
 
 class HardnessWeighted(Objective):
@@ -45,11 +76,12 @@ class HardnessWeighted(Objective):
 
     name = "hardness"
     draws_by_loss = True
+    uses = HARDNESS_KEYS
 
     def __init__(
         self,
         setting: Setting,
-        beta: float = 10.0,
+        beta: float = BETA,
         target_ess: float | None = None,
         importance_weighting: bool = False,
         replacement: bool = False,
@@ -93,12 +125,53 @@ class HardnessWeighted(Objective):
         super().__init__(setting.history, self.hardness_sampler)
         if warmup_epochs and not self.hardness_sampler.has_beta:
             raise ValueError(
-                f"warmup_epochs is {warmup_epochs}, but divergence {divergence} has no beta to raise here; set it to 0."
+                f"beta_warmup_epochs is {warmup_epochs}, but divergence {divergence} has no beta to raise here; "
+                "set it to 0."
             )
         self.importance_weighting = importance_weighting
         self._full_beta = self.hardness_sampler.beta
         self._weighted = self._clipped = 0
         self._warm_up(0)
+
+    @property
+    def less_robust(self) -> str:  # type: ignore[override]
+        """What to set so that the draws lean less on the hard cases."""
+        return self._change("raise", "lower")
+
+    @property
+    def more_robust(self) -> str:  # type: ignore[override]
+        """What to set so that the draws lean more on them."""
+        return self._change("lower", "raise")
+
+    def _change(self, of_fraction: str, of_strength: str) -> str:
+        divergence = self.hardness_sampler.divergence
+        if self.target_ess is not None:
+            return f"{of_fraction} target_ess ({self.target_ess:g})"
+        if self.target_kl is not None:
+            return f"{of_strength} target_kl ({self.target_kl:g})"
+        if isinstance(divergence, CVaR):
+            return f"{of_fraction} alpha ({divergence.alpha:g})"
+        if isinstance(divergence, ChiSquare) and divergence.rho is not None:
+            return f"{of_strength} rho ({divergence.rho:g})"
+        return f"{of_strength} beta ({self.beta:.3g}), or set target_ess (e.g. 0.5) in its place"
+
+    def describe(self) -> str:
+        """Return in one line which problem is solved, with what robustness, and the guards that are on."""
+        divergence = self.hardness_sampler.divergence
+        if self.target_ess is not None:
+            robustness = f"beta solved for an effective sample size of {self.target_ess:g} N"
+        elif self.target_kl is not None:
+            robustness = f"beta solved for KL(q || uniform) = {self.target_kl:g}"
+        elif isinstance(divergence, CVaR):
+            robustness = f"the worst {100 * divergence.alpha:g} % of the cases (alpha {divergence.alpha:g})"
+        elif isinstance(divergence, ChiSquare) and divergence.rho is not None:
+            robustness = f"ball of rho {divergence.rho:.3g}"
+        else:
+            robustness = f"beta {self._full_beta:g}"
+        warmup = f", rising over {self.warmup_epochs} epochs" if self.warmup_epochs else ""
+        shown = ("mix", "max_age", "cap", "trim", "floor", "replacement", "importance_weighting")
+        guards = [f"{name} {self.settings[name]}" for name in shown if self.settings.get(name)]
+        return ", ".join([f"hardness ({divergence.name})", robustness + warmup, *guards])
 
     def _warm_up(self, epoch: int) -> None:
         """Set the beta of the epoch after `epoch`."""
@@ -204,4 +277,4 @@ def _check_targets(target_ess: float | None, target_kl: float | None, divergence
     if target_kl is not None and not (math.isfinite(target_kl) and target_kl >= 0.0):
         raise ValueError(f"target_kl is {target_kl}; it must be a number of nats >= 0 (0 is uniform).")
     if warmup_epochs < 0:
-        raise ValueError(f"warmup_epochs is {warmup_epochs}; it must be >= 0.")
+        raise ValueError(f"beta_warmup_epochs is {warmup_epochs}; it must be >= 0.")

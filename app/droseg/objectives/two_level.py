@@ -21,7 +21,7 @@ class TwoLevel(Objective):
 
     Args:
         setting: cases, groups and batches.
-        beta: robustness inside each group, >= 0.
+        beta: robustness inside each group, >= 0; None: 10.
         gamma: robustness over the groups, >= 0.
         pi: what the groups weigh to begin with: "uniform", or "size", the number of their cases.
         product: False: the groups of each axis by itself. True: the combinations of values on all axes.
@@ -32,11 +32,12 @@ class TwoLevel(Objective):
 
     name = "two_level"
     draws_by_loss = True
+    uses = frozenset({"beta", "replacement"})
 
     def __init__(
         self,
         setting: Setting,
-        beta: float = 10.0,
+        beta: float | None = None,
         gamma: float = 10.0,
         pi: str = "uniform",
         product: bool = False,
@@ -49,7 +50,7 @@ class TwoLevel(Objective):
             setting.history,
             self.groups.members,
             self.groups.sizes if pi == "size" else np.ones(len(self.groups)),
-            beta,
+            10.0 if beta is None else beta,
             gamma,
             setting.batch_size,
             setting.num_batches,
@@ -59,6 +60,19 @@ class TwoLevel(Objective):
             setting.world_size,
         )
         super().__init__(setting.history, self.two_level_sampler)
+
+    @property
+    def less_robust(self) -> str:  # type: ignore[override]
+        """What to set so that the draws lean less on hard cases and groups."""
+        return f"lower {self._robustness()}"
+
+    @property
+    def more_robust(self) -> str:  # type: ignore[override]
+        """What to set so that the draws lean more on them."""
+        return f"raise {self._robustness()}"
+
+    def _robustness(self) -> str:
+        return f"beta ({self.beta:g}) or rivals#two_level#gamma ({self.two_level_sampler.gamma:g})"
 
     def risk(self) -> float:
         """Return the two-level robust risk of the stale losses."""

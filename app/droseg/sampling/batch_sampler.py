@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict
 from typing import Any, TypeGuard
 
@@ -220,7 +221,9 @@ class HardnessWeightedBatchSampler(RecordingBatchSampler):
         # Each time the updates have doubled: at the end of the first epoch it would be late for an absurd loss.
         doubled = updates > self._fitted_at and updates >= 2 * self._fitted_at
         if doubled or total == -math.inf or (fitted and abs(total - self._fitted_total) >= REFIT):
+            started = time.perf_counter()
             self.refit()
+            self.whole_pass_s += time.perf_counter() - started
 
     def _fill(self, indices: list[int], probability: list[float]) -> tuple[list[int], list[float]]:
         """Fill a batch up uniformly: fewer cases have any weight than it has slots."""

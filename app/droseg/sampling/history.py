@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +17,9 @@ from droseg.errors import DrosegError
 from droseg.sampling.divergences import LARGEST, check_beta
 
 logger = logging.getLogger(__name__)
+
+HEADROOM = 0.25
+"""How far above the largest loss the cases without one are lifted, as a fraction of it."""
 
 Indices = Sequence[int] | np.ndarray | Tensor
 Losses = Sequence[float] | np.ndarray | Tensor
@@ -33,11 +37,23 @@ class LossHistory:
         initial_loss: stale loss of a case that was never visited. Above typical first losses (Dice plus cross
             entropy of an untrained network is about 2 to 3), so that every case is drawn early.
         momentum: m in [0, 1); larger smooths the noise of random patches.
+        blend_initial: whether the first visit mixes in `initial_loss`, as the published formula says. With a
+            momentum the least visited cases then look hardest for many visits; False takes the first loss as it is.
+        unvisited_first: whether a case without a loss always counts as harder than every visited one. Otherwise one
+            case whose loss stays above `initial_loss` (a wrong label) can keep the others from ever being drawn.
     Raises:
         ValueError: if `case_ids` is empty or repeats a name, or `momentum` is outside [0, 1).
     """
 
-    def __init__(self, case_ids: Sequence[str], initial_loss: float = 4.0, momentum: float = 0.0) -> None:
+    def __init__(
+        self,
+        case_ids: Sequence[str],
+        initial_loss: float = 4.0,
+        momentum: float = 0.0,
+        *,
+        blend_initial: bool = True,
+        unvisited_first: bool = False,
+    ) -> None:
         self.case_ids = tuple(str(case_id) for case_id in case_ids)
         if not self.case_ids:
             raise ValueError("case_ids is empty; a loss history needs at least one case.")
@@ -49,6 +65,10 @@ class LossHistory:
         if not abs(initial_loss) <= LARGEST:
             raise ValueError(f"initial_loss is {initial_loss}; it must be a finite number.")
         self.initial_loss, self.momentum = float(initial_loss), float(momentum)
+        self.blend_initial, self.unvisited_first = blend_initial, unvisited_first
+        self.unvisited_loss = self.initial_loss
+        """What a case without a loss counts as; the first loss above it raises it, with `unvisited_first`."""
+        self._any_unknown = True
         self.loss = np.full(len(self.case_ids), self.initial_loss)
         self.visits = np.zeros(len(self.case_ids), dtype=np.uint32)
         self.last_update = np.zeros(len(self.case_ids), dtype=np.uint32)
@@ -92,9 +112,31 @@ class LossHistory:
         with self.lock:
             self.num_updates += 1
             changed = [index for index, values in collected.items() if self._visit(index, sum(values) / len(values))]
-            for listener in self._listeners:
-                listener(changed)
+            self._notify(changed)
         return changed
+
+    def _notify(self, changed: list[int]) -> None:
+        everything = self.unvisited_first and self._raise_unvisited(changed)
+        for listener in self._listeners:
+            listener(None if everything else changed)
+
+    def _raise_unvisited(self, changed: list[int]) -> bool:
+        """Lift the cases without a loss above the changed ones; return whether any was lifted. O(N), a few times."""
+        top = max((float(self.loss[index]) for index in changed), default=-math.inf)
+        if not self._any_unknown or top < self.unvisited_loss:
+            return False
+        unknown = self._unknown()
+        self._any_unknown = bool(unknown.any())
+        if not self._any_unknown:
+            return False
+        # With room above, so that losses that rise slowly do not lift them in every step.
+        self.unvisited_loss = min(top + max(HEADROOM * abs(top), 1e-3), LARGEST)
+        self.loss[unknown] = self.unvisited_loss
+        return True
+
+    def _unknown(self) -> np.ndarray:
+        """Return which cases have no loss, shape (N,): never visited, nor measured by `replace`."""
+        return np.asarray((self.visits == 0) & (self.loss == self.unvisited_loss))
 
     def _collect(self, indices: Indices, losses: Losses) -> dict[int, list[float]]:
         index_list = [_whole(index) for index in _to_list(indices)]
@@ -117,7 +159,10 @@ class LossHistory:
     def _visit(self, index: int, loss: float) -> bool:
         if not self._is_finite(index, loss):
             return False
-        self.loss[index] = self.momentum * self.loss[index] + (1.0 - self.momentum) * loss
+        stale = float(self.loss[index])
+        if self.visits[index] == 0 and stale == self.unvisited_loss:  # a constant of ours, not a measurement
+            stale = self.initial_loss if self.blend_initial else loss
+        self.loss[index] = self.momentum * stale + (1.0 - self.momentum) * loss
         self.visits[index] += 1
         self.last_update[index] = self.num_updates
         return True
@@ -138,8 +183,7 @@ class LossHistory:
                 if self._is_finite(index, loss):
                     self.loss[index] = loss
                     changed.append(index)
-            for listener in self._listeners:
-                listener(changed)
+            self._notify(changed)
         return changed
 
     def count_failure(self, index: int) -> int:
@@ -180,6 +224,7 @@ class LossHistory:
             "visits": torch.from_numpy(self.visits.astype(np.int64)),
             "last_update": torch.from_numpy(self.last_update.astype(np.int64)),
             "num_updates": self.num_updates,
+            "unvisited_loss": self.unvisited_loss,
         }
 
     def load_state_dict(self, state: dict[str, Any], carry_over: bool = False) -> None:
@@ -187,9 +232,9 @@ class LossHistory:
 
         Args:
             state: of `state_dict`.
-            carry_over: whether a history of other cases is taken over for the cases that remain; new cases keep the
-                initial loss, and those that are gone are forgotten. Cases that were taken out are drawn again, for
-                their files may have been mended.
+            carry_over: whether a history of other cases is taken over for the cases that remain; new cases count as
+                those that were never visited, and those that are gone are forgotten. Cases that were taken out are
+                drawn again, for their files may have been mended.
         Raises:
             HistoryMismatchError: if it was made from other cases or another order of them, without `carry_over`.
         """
@@ -210,6 +255,13 @@ class LossHistory:
             for own, name in ((self.loss, "loss"), (self.visits, "visits"), (self.last_update, "last_update")):
                 own[kept] = state[name][rows].numpy()
             self.num_updates = int(state["num_updates"])
+            self.unvisited_loss = float(state.get("unvisited_loss", self.initial_loss))
+            self._any_unknown = True
+            if carry_over:
+                unknown = self._unknown()
+                unknown[np.setdiff1d(np.arange(len(self)), kept)] = True
+                self.unvisited_loss = max(self.unvisited_loss, self.initial_loss)
+                self.loss[unknown] = self.unvisited_loss
             for listener in self._listeners:
                 listener(None)
         if len(kept) < len(self) or len(saved) > len(kept):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
@@ -87,6 +88,8 @@ class RecordingBatchSampler(Sampler[list[int]], ABC):
         self.rank, self.world_size = rank, world_size
         self.generator = torch.Generator().manual_seed(int(seed))
         self.pending: deque[Draw] = deque(maxlen=MAX_PENDING)
+        self.whole_pass_s = 0.0
+        """Seconds that the samplers' own O(N) work took; whoever logs it puts it back to 0."""
         self.keeps_pending = False
         """Whether somebody takes each draw out of `pending` as it is used; if not, every yielded batch is used."""
         self._num_drawn = self.num_batches  # of the current epoch; none has begun
@@ -104,7 +107,9 @@ class RecordingBatchSampler(Sampler[list[int]], ABC):
         self.pending.clear()
         if not self._again and self._num_drawn >= self.num_batches:
             self._num_drawn = 0
+            started = time.perf_counter()
             self.start_epoch()
+            self.whole_pass_s += time.perf_counter() - started
         while self._again:  # one by one: the state may be saved again before all of them are handed out
             draw = self._again.popleft()
             self.pending.append(draw)

@@ -30,8 +30,9 @@ from droseg.engine.run_folder import FINISHED, INTERRUPTED, RUNNING, RunFolder, 
 from droseg.engine.stop import CONTINUE
 from droseg.errors import DrosegError, InputError
 from droseg.handlers import tensorboard_line
+from droseg.objectives import check_used
 from droseg.report.card import empty_card
-from droseg.workflow.config import check_keys, config_files, known_configs, without_metadata
+from droseg.workflow.config import check_keys, config_files, known_configs, load_config, without_metadata
 from droseg.workflow.lost import remove_notes
 from droseg.workflow.preflight import (
     check_axes,
@@ -68,6 +69,7 @@ def start_training() -> None:
                 raise
             raise SystemExit(_say(_for_user(error))) from error
         if is_writer():
+            print(f"objective: {workflow.parser.get_parsed_content('train#objective').describe()}", flush=True)
             _write(plan)
         agree(None)  # no rank looks for a checkpoint before rank 0 has cleared the folder
     except LostRankError as error:
@@ -157,6 +159,7 @@ def _plan(workflow: ConfigWorkflow) -> _Plan | int:
         parser["bundle_root"] = str(configs.parent)  # started from another folder than the bundle's
     config = without_metadata(parser.get())
     check_keys(config, known_configs(config_files(configs)))
+    check_used(str(value("objective")), _changed(config, configs / TRAIN))
     check_roi_size(value("roi_size"), config["network_def"].get("strides"))
     run = RunFolder(Path(value("output_dir")).resolve())
     parameters = sum(p.numel() for p in value("network_def").parameters())
@@ -182,11 +185,20 @@ def _plan(workflow: ConfigWorkflow) -> _Plan | int:
         notes = check_cases(datalist, entry_problems, read=value("check_data"))
         check_axes(datalist, value("group_axes"))
         _announce(run, datalist, parameters, notes, continues)
-        rivals, axes = value("rivals"), value("objective_axes")
-        print(_objective_line(value("objective"), value("beta"), value("target_ess"), rivals, axes), flush=True)
     numbers = {name: int(label) for name, label in structures.items()}
     plan = run, configs.parent, config, resolved, datalist, numbers, continues
     return _Plan(*plan, value("objective"), int(value("seed")), with_statistics=value("check_data"))
+
+
+def _changed(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Return what overlays and overrides changed in the training config; of `rivals`, those that were changed."""
+    own = load_config([file]) if file.is_file() else dict(config)
+    given = {key: None if value == "$None" else value for key, value in config.items()}  # null on the command line
+    changed = {key: value for key, value in given.items() if value != own.get(key)}
+    if isinstance(changed.get("rivals"), Mapping):
+        before = own.get("rivals") or {}
+        changed["rivals"] = {name: rival for name, rival in changed["rivals"].items() if rival != before.get(name)}
+    return changed
 
 
 def _take(run: RunFolder) -> None:
@@ -270,20 +282,3 @@ def _announce(run: RunFolder, datalist: Datalist, parameters: int, notes: list[s
     print(f"network: {parameters / 1e6:.2f} million parameters")
     print(f"{'continues in' if continues else 'run folder:'} {run.path}")
     print(f"watch it: {tensorboard_line(run.path)}", flush=True)
-
-
-def _objective_line(
-    objective: str,
-    beta: float,
-    target_ess: float | None,
-    rivals: Mapping[str, Mapping[str, Any]] | None = None,
-    axes: str | list[str] | None = None,
-) -> str:
-    if objective == "hardness":
-        solved = f"beta solved for an effective sample size of {target_ess} N"
-        return f"objective: hardness, {f'beta {beta}' if target_ess is None else solved}"
-    settings = "".join(f", {name} {value}" for name, value in (rivals or {}).get(objective, {}).items())
-    if objective not in ("two_level", "group_dro", "group_balanced", "febs"):
-        return f"objective: {objective}{settings}"
-    named = [axes] if isinstance(axes, str) else axes or ["all axes"]
-    return f"objective: {objective}{settings}; groups by {', '.join(named)}"
