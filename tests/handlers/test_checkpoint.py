@@ -312,20 +312,14 @@ def test_other_cases_are_refused_and_carried_over_on_demand(run_factory, tmp_pat
 
 
 def test_a_solved_beta_stays_when_cases_are_carried_over_and_one_given_by_hand_does_not(run_factory, tmp_path):
-    first = run_factory(tmp_path, epochs=4, beta=5.0, target_ess=0.7)
+    first = run_factory(tmp_path, epochs=4, target_ess=0.7)
     first.trainer.run()
     assert first.objective.beta != 5.0
-    for target_ess in (0.7, None):
-        changed = run_factory(
-            tmp_path,
-            epochs=5,
-            cases=("new", *(f"train{index}" for index in range(1, 8))),
-            beta=5.0,
-            target_ess=target_ess,
-        )
+    for robustness, expected in (({"target_ess": 0.7}, first.objective.beta), ({"beta": 5.0}, 5.0)):
+        cases = ("new", *(f"train{index}" for index in range(1, 8)))
+        changed = run_factory(tmp_path, epochs=5, cases=cases, **robustness)
         changed.checkpoint.carry_over_history = True
         changed.checkpoint.restore(changed.trainer)
-        expected = first.objective.beta if target_ess else 5.0
         assert changed.objective.beta == changed.objective.sampler.beta == expected
         q = torch.softmax(expected * torch.from_numpy(changed.objective.history.loss), dim=0)
         torch.testing.assert_close(changed.objective.probabilities(), q)

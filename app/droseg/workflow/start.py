@@ -195,9 +195,9 @@ def _changed(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
     own = load_config([file]) if file.is_file() else dict(config)
     given = {key: None if value == "$None" else value for key, value in config.items()}  # null on the command line
     changed = {key: value for key, value in given.items() if value != own.get(key)}
-    if isinstance(changed.get("rivals"), Mapping):
-        before = own.get("rivals") or {}
-        changed["rivals"] = {name: rival for name, rival in changed["rivals"].items() if rival != before.get(name)}
+    rivals, before = changed.get("rivals"), own.get("rivals") or {}
+    if isinstance(rivals, Mapping):
+        changed["rivals"] = {name: rival for name, rival in rivals.items() if rival != before.get(name)}
     return changed
 
 
