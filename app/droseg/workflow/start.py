@@ -193,7 +193,8 @@ def _plan(workflow: ConfigWorkflow) -> _Plan | int:
 def _changed(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """Return what overlays and overrides changed in the training config; of `rivals`, those that were changed."""
     own = load_config([file]) if file.is_file() else dict(config)
-    given = {key: None if value == "$None" else value for key, value in config.items()}  # null on the command line
+    # null on the command line arrives as "$None"
+    given: dict[str, Any] = {key: None if value == "$None" else value for key, value in config.items()}
     changed = {key: value for key, value in given.items() if value != own.get(key)}
     rivals, before = changed.get("rivals"), own.get("rivals") or {}
     if isinstance(rivals, Mapping):
