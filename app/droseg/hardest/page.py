@@ -223,8 +223,8 @@ def _how(ranked_by: str, judge: str, notes: Sequence[str]) -> str:
         (
             "What is not found",
             "Errors within the border, such as a structure drawn a little too large; errors that most labels share. A "
-            "wrong label that a very long training has learned by heart gets no flag, but its early loss (early_epoch "
-            "of the training) is high: look at the hardest cases without a flag too.",
+            "wrong label that a very long training has learned by heart may get no flag, though its early loss "
+            "(early_epoch of the training) is high: look at the hardest cases without a flag too.",
         ),
         (
             "Dice and pictures",
