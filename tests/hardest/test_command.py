@@ -25,6 +25,30 @@ def sheet(run: Path) -> pd.DataFrame:
     return pd.read_csv(run / "hardest" / "hardest.csv").set_index("case_id")
 
 
+def monai_losses(cohort: Path, weights: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Return case_id -> loss of the whole volume, by nibabel, a convolution and MONAI's loss."""
+    losses = {}
+    for case in read_datalist(cohort).section("training"):
+        image = nib.load(case.images[0]).get_fdata()
+        image = torch.tensor((image - image.mean()) / image.std(), dtype=torch.float32)[None, None]
+        label = torch.tensor(nib.load(case.label).get_fdata())[None, None]
+        logits = torch.nn.functional.conv3d(image, weights["weight"], weights["bias"])
+        loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)(logits, label)
+        losses[case.case_id] = float(loss)
+    return losses
+
+
+def keep_early(run: Path, cohort: Path, **stored: float | None) -> dict[str, float]:
+    """Keep an early network that knows no posterior, and its losses, some of them others; return the true ones."""
+    sure = torch.load(run / "models/model.pt", weights_only=True)
+    weights = {name: value / 10 for name, value in sure.items()}
+    weights["bias"][2] -= 100
+    losses = monai_losses(cohort, weights)
+    torch.save(weights, run / "models/model_early.pt")
+    (run / "early_losses.json").write_text(json.dumps({"epoch": 3, "losses": {**losses, **stored}}))
+    return losses
+
+
 def test_wrong_labels_rank_first_and_are_flagged_with_the_reason(make_run, capsys):
     run = make_run()
     assert main(["hardest", str(run)]) == 0
@@ -47,13 +71,78 @@ def test_losses_are_those_of_monai_on_the_whole_volume(make_run):
     assert main(["hardest", str(run), "--top", "0"]) == 0
     weights = torch.load(run / "models/model.pt", weights_only=True)
     table = sheet(run)
-    for case in read_datalist(run.parent / "cohort/datalist.json").section("training"):
-        image = nib.load(case.images[0]).get_fdata()
-        image = torch.tensor((image - image.mean()) / image.std(), dtype=torch.float32)[None, None]
-        label = torch.tensor(nib.load(case.label).get_fdata())[None, None]
-        logits = torch.nn.functional.conv3d(image, weights["weight"], weights["bias"])
-        loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)(logits, label)
-        assert table.loc[case.case_id, "loss"] == pytest.approx(float(loss), abs=2e-4), case.case_id
+    expected = monai_losses(run.parent / "cohort/datalist.json", weights)
+    assert table["loss"].to_dict() == pytest.approx(expected, abs=2e-4)
+
+
+def test_early_losses_rank_and_the_trained_network_flags(make_run, cohort, capsys):
+    run = make_run(cohort)
+    losses = keep_early(run, cohort)
+    assert min(losses, key=losses.get) == "erased"  # it lacks what the early network does not know
+    assert main(["hardest", str(run), "--top", "1"]) == 0
+    out, early = capsys.readouterr().out, sheet(run)
+    page = (run / "hardest/hardest.html").read_text()
+    assert early["loss"].to_dict() == pytest.approx(losses, rel=1e-5)
+    assert early.index[0] == "moved"
+    assert early.index[-1] == "erased"
+    assert set(early["ranked_by"]) == {"early loss, epoch 3"}
+    assert set(early["flagged_by"]) == {"model.pt"}
+    assert "(early loss: measured after epoch 3 of the training (model_early.pt)" in out
+    assert "; Dice and flags: model.pt):" in out
+    assert "ranked by early losses (model_early.pt after epoch 3); Dice, pictures and flags: model.pt<" in page
+    assert "The network (model.pt) is sure of a class" in page
+
+    assert main(["hardest", str(run), "--top", "1", "--by", "late"]) == 0
+    late = sheet(run)
+    assert set(late.index[:2]) == {"erased", "moved"}
+    assert set(late["ranked_by"]) == {"late loss"}
+    judged = [name for name in early if name.startswith(("flag", "dice", "disputed"))]
+    pd.testing.assert_frame_equal(early[judged].sort_index(), late[judged].sort_index())
+    assert set(late["flag"].dropna().index) == {"erased", "moved"}
+
+
+def test_pictures_are_of_the_trained_network(make_run, cohort):
+    run = make_run(cohort)
+    keep_early(run, cohort)
+    trained = read_run(run)
+    assert np.array_equal(np.unique(whole_volume(trained, trained.cases[0]).pred), [0, 1, 2])
+    (run / "models/model.pt").unlink()
+    trained = read_run(run)
+    assert np.array_equal(np.unique(whole_volume(trained, trained.cases[0]).pred), [0, 1])
+
+
+def test_a_label_that_has_changed_and_a_case_without_stored_loss_are_ranked_by_the_early_network(
+    make_run, cohort, capsys
+):
+    run = make_run(cohort)
+    stored = keep_early(run, cohort, right_1=None)
+    shutil.copyfile(cohort.parent / "right_0_label.nii.gz", cohort.parent / "moved_label.nii.gz")
+    assert main(["hardest", str(run), "--top", "0"]) == 0
+    assert "and ranked by the new ones: moved.\n" in capsys.readouterr().err
+    table = sheet(run)
+    expected = {**stored, "moved": stored["right_0"]}
+    assert table["loss"].to_dict() == pytest.approx(expected, rel=1e-4)
+    assert table["flag"].dropna().index.tolist() == ["erased"]
+
+
+def test_without_a_trained_network_the_early_one_judges_and_this_is_said(make_run, cohort, capsys):
+    run = make_run(cohort)
+    losses = keep_early(run, cohort)
+    (run / "models/model.pt").rename(run / "models/model_last.pt")
+    assert main(["hardest", str(run), "--top", "0"]) == 0
+    said, table = capsys.readouterr(), sheet(run)
+    assert "model.pt: there is none yet; Dice, pictures and flags are those of model_early.pt" in said.err
+    assert "Dice and flags: model_early.pt after epoch 3" in said.out
+    assert "--by late" not in said.out
+    assert set(table["flagged_by"]) == {"model_early.pt after epoch 3"}
+    assert table["loss"].to_dict() == pytest.approx(losses, rel=1e-5)
+    assert table["dice_posterior"].fillna(0).eq(0).all()
+
+    assert main(["hardest", str(run), "--top", "0", "--last"]) == 0
+    last = sheet(run)
+    assert set(last["ranked_by"]) == {"late loss"}
+    assert set(last["flagged_by"]) == {"model_last.pt"}
+    assert set(last["flag"].dropna().index) == {"erased", "moved"}
 
 
 def test_an_unsure_network_flags_nothing_and_ranks_the_same(make_run):
@@ -233,18 +322,22 @@ def test_a_wrong_label_is_found_by_the_early_losses_of_a_real_training(cohort, t
     assert table["loss"].to_dict() == pytest.approx(stored["losses"], rel=1e-5)
     assert set(table["flag"].dropna().index) == {"erased", "moved"}
     assert set(table["ranked_by"]) == {"early loss, epoch 2"}
+    assert set(table["flagged_by"]) == {"model.pt after epoch 3"}
     page = (run / "hardest/hardest.html").read_text()
-    assert "by early losses; model_early.pt after epoch 2" in page
+    assert "early losses (model_early.pt after epoch 2); Dice, pictures and flags: model.pt after epoch 3" in page
     assert "early loss: measured after epoch 2 of the training" in page
 
-    measured = {m.case_id: m.loss for m in measure_run(read_run(run, by="early"))}
+    measured = {m.case_id: m.early_loss for m in measure_run(read_run(run, by="early"))}
     assert measured == pytest.approx(stored["losses"], rel=1e-3)  # by other code than that of the training
 
     assert main(["hardest", str(run), "--top", "0", "--by", "late"]) == 0
     late = sheet(run)
     assert set(late["ranked_by"]) == {"late loss"}
     assert late["loss"].to_dict() != pytest.approx(stored["losses"], rel=1e-3)
-    assert "by late losses; model.pt after epoch 3" in (run / "hardest/hardest.html").read_text()
+    assert late["flag_score"].to_dict() == table["flag_score"].to_dict()
+    assert (
+        "by late losses; Dice, pictures and flags: model.pt after epoch 3" in (run / "hardest/hardest.html").read_text()
+    )
 
     shutil.copyfile(cohort.parent / "right_0_label.nii.gz", cohort.parent / "moved_label.nii.gz")
     assert main(["hardest", str(run), "--top", "0"]) == 0

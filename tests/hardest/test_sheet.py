@@ -12,6 +12,7 @@ from droseg.data import Case
 from droseg.hardest import Measurement, hardest_table
 from droseg.hardest.curves import loss_curve, usual_losses
 from droseg.hardest.flag import LabelCheck
+from droseg.hardest.source import EarlyLosses
 
 NAN = float("nan")
 CASES = [Case(name, f"patient of {name}", (), None, {"anatomy": "rare"} if name == "b" else {}) for name in "abcd"]
@@ -33,7 +34,7 @@ def history(**visits: int) -> pd.DataFrame:
 
 
 def table(**visits: int) -> pd.DataFrame:
-    return hardest_table(CASES, MEASUREMENTS, CHECKS, history(**visits)).set_index("case_id")
+    return hardest_table(CASES, MEASUREMENTS, CHECKS, history(**visits), "model.pt").set_index("case_id")
 
 
 def test_the_largest_loss_comes_first_and_what_was_not_measured_last_without_a_rank():
@@ -69,6 +70,25 @@ def test_groups_and_flags_have_columns_of_their_own():
     assert pd.isna(found.loc["a", "anatomy"])
     assert found["flag"].to_dict() == {"b": "label looks wrong", "d": "", "a": "", "c": ""}
     assert found.loc["b", "flag_reason"] == "two is not labelled at all"
+
+
+def test_early_losses_rank_unless_there_are_none_or_the_case_has_changed():
+    stored = {"same": 0.5, "changed": 0.5, "not finite": NAN, "failed": 2.0}
+    cases = [Case(name, name, (), None, {}) for name in (*stored, "new")]
+    measured = [
+        Measurement("same", 9.0, early_loss=0.505),
+        Measurement("changed", 9.0, early_loss=0.3),
+        Measurement("not finite", 9.0, early_loss=0.7),
+        Measurement("failed", problem="no such file"),
+        Measurement("new", 9.0, early_loss=0.1),
+    ]
+    checks = {"same": CHECKS["a"]}
+    found = hardest_table(cases, measured, checks, history(), "model.pt after epoch 9", EarlyLosses(8, stored))
+    losses = found.set_index("case_id")["loss"]
+    assert losses.drop("failed").to_dict() == {"not finite": 0.7, "same": 0.5, "changed": 0.3, "new": 0.1}
+    assert np.isnan(losses["failed"])
+    assert set(found["ranked_by"]) == {"early loss, epoch 8"}
+    assert set(found["flagged_by"]) == {"model.pt after epoch 9"}
 
 
 def audit(*records: tuple[str, int, float]) -> pd.DataFrame:

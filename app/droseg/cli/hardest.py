@@ -37,10 +37,11 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     which.add_argument(
         "--by",
         choices=["early", "late"],
-        help="rank and judge by what the training has kept of early_epoch, when wrong labels were not yet learned by "
-        "heart (default if it is there), or by the selected network (model.pt)",
+        help="rank by the losses that the training has kept of early_epoch, when wrong labels were not yet learned by "
+        "heart (default if they are there), or by those of the selected network (model.pt); Dice, pictures and flags "
+        "are those of model.pt either way",
     )
-    which.add_argument("--last", action="store_true", help="by the last network (model_last.pt)")
+    which.add_argument("--last", action="store_true", help="rank and judge by the last network (model_last.pt)")
     parser.add_argument("--datalist", type=Path, metavar="D", help="instead of the one that the run was trained with")
     parser.add_argument("--data-root", type=Path, help="folder that the datalist's relative paths start from")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
@@ -83,7 +84,8 @@ def _say(sheet: Sheet) -> int:
         print(f"note: {note}", file=sys.stderr)
     measured, flagged = table[table["rank"].notna()], table[table["flag"] != ""]
     columns = ["rank", "case_id", "loss", "dice_mean", "flag_score"]
-    print(f"the hardest of {len(measured)} training cases, by the loss of the whole volume\n({sheet.ranked_by}):\n")
+    print(f"the hardest of {len(measured)} training cases, by the loss of the whole volume")
+    print(f"({sheet.ranked_by}; Dice and flags: {sheet.judge}):\n")
     shown = measured.head(10)[columns].rename(columns={"case_id": "case", "dice_mean": "dice", "flag_score": "flag"})
     print(shown.to_string(index=False, float_format="{:.3g}".format))
     if len(flagged):

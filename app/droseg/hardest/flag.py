@@ -3,7 +3,7 @@
 A rare anatomy has a large loss because the network is unsure of it; a wrong label has one although the network is sure.
 What counts as sure follows confident learning (Northcutt et al. 2021, JAIR 70, arXiv:1911.00068): equation 2, each
 class has its own threshold, the mean probability that its labelled voxels get. As there, the network should not have
-learned the labels by heart: early in a training it has not.
+learned the labels by heart; but in the middle of a training it doubts many right ones (docs/robust_training.md).
 """
 
 from __future__ import annotations

@@ -1,15 +1,17 @@
-"""One training case, whole and not augmented: its loss, its Dice, and where the network disagrees with its label."""
+"""One training case, whole and not augmented: its losses, its Dice, and where the network disagrees with its label."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from monai.data.utils import affine_to_spacing
 from numpy.typing import NDArray
+from torch import Tensor
 
 from droseg.data import Case
 from droseg.data.items import case_item
@@ -66,6 +68,7 @@ class Measurement:
 
     Attributes:
         loss: of the whole volume; NaN if there is none.
+        early_loss: the same of the early network; NaN if there is none.
         dice: structure -> Dice on the network's grid; NaN where neither label nor network has it.
     """
 
@@ -74,17 +77,22 @@ class Measurement:
     dice: dict[str, float] = field(default_factory=dict)
     disagreement: Disagreement | None = None
     problem: str = ""
+    early_loss: float = float("nan")
 
 
-@torch.no_grad()
 def whole_volume(trained: TrainedRun, case: Case, index: int = 0) -> WholeVolume:
     """Return a case as the network sees it, and what it says.
 
     Raises:
         Exception: whatever reading or preprocessing raises.
     """
-    item = trained.preprocessing(case_item(case, index))
-    image, label = item[IMAGE][None].to(trained.device), item[LABEL][None].to(trained.device)
+    return _segment(trained, trained.preprocessing(case_item(case, index)))
+
+
+@torch.no_grad()
+def _segment(trained: TrainedRun, item: dict[str, Any]) -> WholeVolume:
+    """Return what the network says of a preprocessed item."""
+    image, label = _on_device(trained, item)
     logits = trained.inferer(image, trained.network)
     loss = float(trained.loss_function(logits, label)[0])
     scores = torch.softmax(logits.as_subclass(torch.Tensor)[0].float(), dim=0)
@@ -104,16 +112,36 @@ def whole_volume(trained: TrainedRun, case: Case, index: int = 0) -> WholeVolume
     )
 
 
+@torch.no_grad()
+def _early_loss(trained: TrainedRun, item: dict[str, Any], loss: float) -> float:
+    """Return the loss of the early network; `loss` is that of the judging one, which may be the same."""
+    if trained.early_network is None:
+        return math.nan
+    if trained.early_network is trained.network:
+        return loss
+    image, label = _on_device(trained, item)
+    return float(trained.loss_function(trained.inferer(image, trained.early_network), label)[0])
+
+
+def _on_device(trained: TrainedRun, item: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return image and label, (1, C, H, W, D)."""
+    return item[IMAGE][None].to(trained.device), item[LABEL][None].to(trained.device)
+
+
 def measure_case(trained: TrainedRun, case: Case, index: int = 0) -> Measurement:
     """Return the measurement of a case; one that cannot be read does not stop the others."""
     try:
-        volume = whole_volume(trained, case, index)
+        item = trained.preprocessing(case_item(case, index))
+        volume = _segment(trained, item)
+        early_loss = _early_loss(trained, item, volume.loss)
     except Exception as error:  # whatever is wrong with the files of one case
         return Measurement(case.case_id, problem=_reason(error))
-    if not math.isfinite(volume.loss):
-        found = f"its loss is {volume.loss}; look for values in image and label that are not finite"
-        return Measurement(case.case_id, problem=found)
-    return measure_volume(case.case_id, volume, trained.structures)
+    losses = [volume.loss] if trained.early_network is None else [volume.loss, early_loss]
+    for loss in losses:
+        if not math.isfinite(loss):
+            found = f"its loss is {loss}; look for values in image and label that are not finite"
+            return Measurement(case.case_id, problem=found)
+    return replace(measure_volume(case.case_id, volume, trained.structures), early_loss=early_loss)
 
 
 def measure_volume(case_id: str, volume: WholeVolume, structures: tuple[str, ...]) -> Measurement:

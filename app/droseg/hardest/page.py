@@ -70,6 +70,7 @@ def hardest_page(
     colors: Mapping[str, str],
     axes: Sequence[str],
     ranked_by: str,
+    judge: str,
     doubts: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> str:
@@ -83,6 +84,7 @@ def hardest_page(
         colors: structure -> color in the pictures.
         axes: group axes.
         ranked_by: which loss, in words.
+        judge: the network of the Dice, the pictures and the flags, in words.
         doubts: why the labels cannot be judged yet.
         notes: what the reader must know besides.
     """
@@ -99,7 +101,7 @@ def hardest_page(
     if len(failed):
         parts.append(("problems", "Not measured", _problems(failed)))
     parts.append(("all", "All cases", _all_cases(table, axes)))
-    parts.append(("how", "How this was computed", _how(ranked_by, notes)))
+    parts.append(("how", "How this was computed", _how(ranked_by, judge, notes)))
     return _PAGE.substitute(
         title=escape(f"Hardest training cases: {name}"),
         css=CSS + _CSS,
@@ -118,7 +120,7 @@ def _verdict(table: pd.DataFrame, num_flagged: int) -> str:
         return (
             f"<p>None of the {measured} labels looks wrong: wherever the network is sure of another structure than a "
             "label, little of it lies away from a border. What is hard here is hard for another reason, such as a rare "
-            "anatomy or a poor image.</p>"
+            "anatomy or a poor image, unless the network has learned a wrong label by heart.</p>"
         )
     hardest = table[table["flag"] != ""]
     among = int((hardest["rank"] <= max(1, round(0.1 * measured))).sum())
@@ -127,7 +129,7 @@ def _verdict(table: pd.DataFrame, num_flagged: int) -> str:
         f"<p><b>{num_flagged} of {measured} {labels} wrong</b>: in a good part of it, away from any border, the "
         f"network is sure of another structure. {among} of them {'is' if among == 1 else 'are'} among the hardest "
         "10&nbsp;%. Look at these labels first. The cases below them are hard though their labels look right: those "
-        "robust training is for.</p>"
+        "robust training is for, unless the network has learned a wrong label by heart.</p>"
     )
 
 
@@ -206,24 +208,29 @@ def _problems(table: pd.DataFrame) -> str:
     return f"<ul>{items}</ul>"
 
 
-def _how(ranked_by: str, notes: Sequence[str]) -> str:
+def _how(ranked_by: str, judge: str, notes: Sequence[str]) -> str:
     facts = [
         ("Rank", f"by the training loss of the whole volume, without augmentation: {ranked_by}."),
         (
             "Labels that look wrong",
-            f"The network is sure of a class where its probability is at least {LEAST_SURE:g}, and at least the mean "
-            "one of the voxels labelled so (Northcutt et al. 2021, arXiv:1911.00068, equation 2). In dispute is where "
-            f"it is sure of another class than the label, more than {BAND_VOXELS:g} voxels away from what is labelled "
-            f"so. A label is flagged from {100 * STRUCTURE_SHARE:.0f} % of a structure or {100 * TOTAL_SHARE:.0f} % of "
-            "the whole labelled volume on: a flag score of 1. The volumes are the medians of these cases, or the "
-            "case's own where that is larger.",
+            f"The network ({judge}) is sure of a class where its probability is at least {LEAST_SURE:g}, and at least "
+            "the mean one of the voxels labelled so (Northcutt et al. 2021, arXiv:1911.00068, equation 2). In dispute "
+            f"is where it is sure of another class than the label, more than {BAND_VOXELS:g} voxels away from what is "
+            f"labelled so. A label is flagged from {100 * STRUCTURE_SHARE:.0f} % of a structure or "
+            f"{100 * TOTAL_SHARE:.0f} % of the whole labelled volume on: a flag score of 1. The volumes are the "
+            "medians of these cases, or the case's own where that is larger.",
         ),
         (
             "What is not found",
-            "Errors within the border, such as a structure drawn a little too large; what the network has learned by "
-            "heart, so rank by the early losses (early_epoch of the training); and errors that most labels share.",
+            "Errors within the border, such as a structure drawn a little too large; errors that most labels share. A "
+            "wrong label that a very long training has learned by heart may get no flag, though its early loss "
+            "(early_epoch of the training) is high: look at the hardest cases without a flag too.",
         ),
-        ("Dice", "on the network's own grid; the mean over the structures that the label or the network has."),
+        (
+            "Dice and pictures",
+            "of the same network. Dice is on its own grid; the mean over the structures that the label or the network "
+            "has.",
+        ),
         (
             "Curves",
             "the loss of the case's random patches whenever it was drawn (audit.bin). Gray: from the 10th to the 90th "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import logging
@@ -29,7 +30,7 @@ from droseg.keys import TRAINING
 
 CONFIG = "train.yaml"
 EARLY, LATE = "early", "late"
-"""What the cases are ranked by: the losses that an early network had, or those of a trained one."""
+"""What ranks the cases: the losses that an early network had, or those of a trained one."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,12 @@ class TrainedRun:
         preprocessing: an item (see `droseg.data.items.case_item`) -> image and label as tensors on the network's grid.
         inferer: (image (1, C, H, W, D), network) -> logits.
         loss_function: (logits, label) -> (1,).
-        weights: file that the network was loaded from.
+        network: of the Dice, the pictures and the flags.
+        judge: what it is, in words.
         notes: what the reader of the results must know.
-        early: what the cases are ranked by; None: by what the network says now.
+        early: what the cases are ranked by; None: by the losses of `network`.
+        early_network: the one that the early losses are of; `network` itself where there is no trained one yet; None
+            without early losses.
     """
 
     run: RunFolder
@@ -66,10 +70,11 @@ class TrainedRun:
     preprocessing: Callable[[dict[str, Any]], dict[str, Any]]
     inferer: Callable[[Tensor, nn.Module], Tensor]
     loss_function: Callable[[Tensor, Tensor], Tensor]
-    weights: Path
+    judge: str
     device: torch.device
     notes: tuple[str, ...] = ()
     early: EarlyLosses | None = None
+    early_network: nn.Module | None = None
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -86,13 +91,13 @@ def read_run(
     datalist: str | Path | None = None,
     data_root: str | Path | None = None,
 ) -> TrainedRun:
-    """Return what a run was trained with, its network loaded.
+    """Return what a run was trained with, its networks loaded.
 
     Args:
         path: run folder.
-        by: "early" for the losses and the network that the training has kept of an early epoch, "late" for the selected
-            network; None: early if they are kept.
-        last: take the last network, `model_last.pt`, instead of the selected one; late.
+        by: what ranks: "early" for the losses that the training has kept of an early epoch, "late" for those of the
+            selected network; None: early if they are kept.
+        last: rank and judge by the last network, `model_last.pt`, instead of the selected one; late.
         device: cpu, cuda, cuda:1 or auto.
         datalist: instead of the run's own.
         data_root: folder that the datalist's relative paths start from, instead of the run's own.
@@ -112,11 +117,11 @@ def read_run(
     _check_labels(found)
     network = channels_last(config["network_def"], config.device)
     early, notes = _early(run, found, LATE if last else by)
-    weights = run.last_model if last else run.early_model if early is not None else run.best_model
-    if not weights.is_file() and not last and run.last_model.is_file():
-        raise BundleError(f"{weights}: the training has selected no network yet; --last takes {run.last_model.name}.")
-    load_weights(network, weights)
-    network.eval()
+    weights, no_model = _judging_weights(run, early, last)
+    early_network = None
+    if early is not None:
+        early_network = network if weights == run.early_model else _loaded(copy.deepcopy(network), run.early_model)
+    _loaded(network, weights)
     return TrainedRun(
         run,
         found,
@@ -125,11 +130,44 @@ def read_run(
         config["validate#preprocessing"],
         config["validate#inferer"],
         config["train#loss"],
-        weights,
+        _in_words(run, weights, early),
         config.device,
-        (*_notes(run, found), *notes),
+        (*_notes(run, found), *notes, *no_model),
         early,
+        early_network,
     )
+
+
+def _judging_weights(run: RunFolder, early: EarlyLosses | None, last: bool) -> tuple[Path, tuple[str, ...]]:
+    """Return the file of the network that judges the labels; and what to say of it."""
+    if last:
+        return run.last_model, ()
+    if run.best_model.is_file():
+        return run.best_model, ()
+    if early is not None:
+        said = (
+            f"{run.best_model}: there is none yet; Dice, pictures and flags are those of {run.early_model.name}, "
+            "which may doubt many right labels."
+        )
+        return run.early_model, (said,)
+    if run.last_model.is_file():
+        raise BundleError(
+            f"{run.best_model}: the training has selected no network yet; --last takes {run.last_model.name}."
+        )
+    return run.best_model, ()
+
+
+def _in_words(run: RunFolder, weights: Path, early: EarlyLosses | None) -> str:
+    if early is not None and weights == run.early_model:
+        epoch: object = early.epoch
+    else:
+        epoch = run.status().get("best_epoch" if weights == run.best_model else "epoch")
+    return f"{weights.name} after epoch {epoch}" if epoch else weights.name
+
+
+def _loaded(network: nn.Module, weights: Path) -> nn.Module:
+    load_weights(network, weights)
+    return network.eval()
 
 
 def _early(run: RunFolder, datalist: Datalist, by: str | None) -> tuple[EarlyLosses | None, tuple[str, ...]]:

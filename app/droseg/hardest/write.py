@@ -30,6 +30,7 @@ class Sheet:
         table: see `hardest_table`.
         csv, html: paths.
         ranked_by: what the cases are ranked by, in words.
+        judge: the network of the Dice, the pictures and the flags, in words.
         notes: what the reader must know.
     """
 
@@ -37,6 +38,7 @@ class Sheet:
     csv: Path
     html: Path
     ranked_by: str
+    judge: str
     notes: tuple[str, ...]
 
 
@@ -56,18 +58,9 @@ def write_sheet(
     measurements = measure_run(trained, on_case)
     standards, checks = _check_labels(trained, measurements)
     history = stale_losses(trained.run)
-    table = hardest_table(trained.cases, measurements, checks, history, trained.early)
+    table = hardest_table(trained.cases, measurements, checks, history, trained.judge, trained.early)
     audit, no_audit = audit_trail(trained.run)
-    notes = list(trained.notes)
-    if history.empty:
-        notes.append(f"{trained.run.checkpoint.name} has no loss history: no stale losses, visits and shares of draws.")
-    if trained.early is not None:
-        notes.append("The flags are those of an early network, which doubts more right labels: compare --by late.")
-    changed = [m.case_id for m in measurements if changed_since(m, trained.early)]
-    if changed:
-        notes.append(f"Changed since the early losses were measured, and ranked by the new ones: {', '.join(changed)}.")
-    if audit is None:
-        notes.append(f"No loss curves: {no_audit}")
+    notes = _notes(trained, measurements, history, no_audit)
     doubts = _doubts(table, trained)
     replace_text(out / CSV, table.to_csv(index=False, float_format="%.6g"))
     shown = _shown(trained, table, standards, top, audit)
@@ -79,11 +72,12 @@ def write_sheet(
         structure_colors(trained.structures),
         trained.datalist.axes,
         _ranked_by(trained),
+        trained.judge,
         doubts,
         notes,
     )
     replace_text(out / HTML, page)
-    return Sheet(table, out / CSV, out / HTML, _ranked_by(trained), (*doubts, *notes))
+    return Sheet(table, out / CSV, out / HTML, _ranked_by(trained), trained.judge, (*doubts, *notes))
 
 
 def _check_labels(trained: TrainedRun, measurements: Sequence[Measurement]) -> tuple[Standards, dict[str, LabelCheck]]:
@@ -99,13 +93,24 @@ def _check_labels(trained: TrainedRun, measurements: Sequence[Measurement]) -> t
     }
 
 
+def _notes(trained: TrainedRun, measurements: Sequence[Measurement], history: pd.DataFrame, no_audit: str) -> list[str]:
+    notes = list(trained.notes)
+    if history.empty:
+        notes.append(f"{trained.run.checkpoint.name} has no loss history: no stale losses, visits and shares of draws.")
+    changed = [m.case_id for m in measurements if changed_since(m, trained.early)]
+    if changed:
+        notes.append(f"Changed since the early losses were measured, and ranked by the new ones: {', '.join(changed)}.")
+    if no_audit:
+        notes.append(f"No loss curves: {no_audit}")
+    return notes
+
+
 def _doubts(table: pd.DataFrame, trained: TrainedRun) -> list[str]:
     dice = float(table["dice_mean"].median())
     if np.isfinite(dice) and dice < 0.5:
-        remedy = "train longer" if trained.early is None else "train with a later early_epoch, or rank --by late"
         return [
-            f"The median Dice of the training cases is {dice:.2f}: the network knows too little to judge labels by; "
-            f"{remedy}."
+            f"The median Dice of the training cases is {dice:.2f}: {trained.judge} knows too little to judge labels "
+            "by; train longer."
         ]
     return []
 
@@ -113,20 +118,21 @@ def _doubts(table: pd.DataFrame, trained: TrainedRun) -> list[str]:
 def _ranked_by(trained: TrainedRun) -> str:
     """Return in words what the cases are ranked by."""
     if trained.early is None:
-        return f"late loss: that of {trained.weights.name}"
+        return f"late loss: that of {trained.judge}"
     when = f"after epoch {trained.early.epoch}"
     stored = f"measured {when} of the training" if trained.early.losses else f"of the network {when}"
-    return f"early loss: {stored} ({trained.weights.name}); --by late takes the trained network"
+    is_trained = trained.early_network is not trained.network
+    other = "; --by late ranks by the trained network" if is_trained else ""
+    return f"early loss: {stored} ({trained.run.early_model.name}){other}"
 
 
 def _subtitle(trained: TrainedRun, table: pd.DataFrame) -> str:
-    by_file = {trained.run.best_model: "best_epoch", trained.run.last_model: "epoch"}
-    early = None if trained.early is None else trained.early.epoch
-    epoch = early or trained.run.status().get(by_file.get(trained.weights, "epoch"))
-    after = f" after epoch {epoch}" if epoch else ""
+    losses = f"{LATE} losses"
+    if trained.early is not None:
+        losses = f"{EARLY} losses ({trained.run.early_model.name} after epoch {trained.early.epoch})"
     return (
         f"{int(table['rank'].notna().sum())} training cases, {len(trained.structures)} structures, whole volumes "
-        f"without augmentation, by {EARLY if early else LATE} losses; {trained.weights.name}{after}"
+        f"without augmentation; ranked by {losses}; Dice, pictures and flags: {trained.judge}"
     )
 
 
