@@ -47,6 +47,40 @@ def test_as_published_such_a_case_does_hide_them():
     assert (training(objective, losses, epochs=5, noise=0.05) == 0).sum() >= 5
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_ess": 0.5},
+        {"beta": 2.0, "max_age": 1},
+        {"divergence": "chi2", "rho": 0.5, "mix": 0.1, "cap": 0.9},
+        {"divergence": "cvar", "alpha": 0.2, "mix": 0.1},
+        {"name": "two_level", "rivals": {"two_level": {"beta": 3.0}}},
+    ],
+)
+@pytest.mark.parametrize("stop", [3, 20, 45])
+def test_a_training_that_stops_while_losses_lift_the_unvisited_cases_goes_on_as_it_would_have(options, stop):
+    losses, name = 6.0 + 3.0 * np.random.default_rng(2).random(60), options.get("name", "hardness")
+    setting = {"batch_size": 2, "num_batches": 100, "groups": [{"site": "xyz"[i % 3]} for i in range(60)]}
+    setting |= {key: value for key, value in options.items() if key != "name"}
+    whole, first, second = (build_objective(name, [str(i) for i in range(60)], **setting) for _ in range(3))
+    expected = steps(whole, losses, 100)
+    assert whole.history.unvisited_loss > 4.0
+    assert steps(first, losses, stop) == expected[:stop]
+    second.load_state_dict(first.state_dict())
+    assert steps(second, losses, 100 - stop) == expected[stop:]
+
+
+def steps(objective: Objective, losses: np.ndarray, number: int) -> list[list[int]]:
+    """Draw so many batches and feed their losses back; return the batches."""
+    batches, drawn = iter(objective.sampler), []
+    for _ in range(number):
+        index = list(next(batches))
+        objective.begin_batch(index)
+        objective.update(index, losses[index].tolist())
+        drawn.append([int(each) for each in index])
+    return drawn
+
+
 def test_two_levels_draw_cases_without_a_loss_first_too():
     losses = np.full(6, 2.0)
     losses[0] = 50.0
