@@ -27,9 +27,10 @@ class EarlyLossHandler:
     """After one early epoch, writes the loss of each training case's whole volume, and the network as it is then.
 
     `early_losses.json` has `epoch`, `step`, `datalist_sha256` (of `run.json`) and `losses`, by case_id; null where a
-    loss is not finite. `models/model_early.pt` is the network. `droseg hardest` ranks and judges labels by both. The
-    training itself sees nothing of it: neither history nor generators change. A training that is killed meanwhile, or
-    before its next checkpoint, measures again when it continues, and finds the same.
+    loss is not finite. `models/model_early.pt` is the network. `droseg hardest` ranks by the losses; the network
+    measures changed cases again, and judges labels only where there is no `model.pt`. The training itself sees nothing
+    of it: neither history nor generators change. A training that is killed meanwhile, or before its next checkpoint,
+    measures again when it continues, and finds the same.
 
     Args:
         run: the folder of the run.
