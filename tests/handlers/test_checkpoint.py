@@ -469,5 +469,7 @@ def test_a_wrapped_network_is_saved_bare(run_factory, tmp_path):
         run.trainer.state.max_epochs = run.trainer.state.epoch = 1
         checkpoint.epoch_completed(run.trainer)
     finally:
-        idist.finalize()  # ignite, too, must forget the group
+        idist.finalize()  # ignite must forget the group, if it has noticed it,
+        if torch.distributed.is_initialized():  # and only then does that end it
+            torch.distributed.destroy_process_group()
     assert same(load(run.folder.best_model), run.network.state_dict())

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
@@ -34,6 +34,9 @@ VARIANTS = st.sampled_from(
 )
 
 
+BALL = {"divergence": "chi2", "rho": 0.5, "max_age": 1}
+
+
 def history_with(losses: list[float]) -> LossHistory:
     history = LossHistory([f"case{index}" for index in range(len(losses))])
     history.update(range(len(losses)), losses)
@@ -41,6 +44,8 @@ def history_with(losses: list[float]) -> LossHistory:
 
 
 @settings(max_examples=150, deadline=None)
+@example(losses=[0.0, 0.0, 0.0, 1.0, 5e-230], beta=0.0, variant=BALL, rises=-1.0, seed=0)
+@example(losses=[0.0, 5e-230, -1.0], beta=0.0, variant=BALL, rises=0.0, seed=0)
 @given(losses=LOSSES, beta=BETAS, variant=VARIANTS, rises=st.floats(-1e6, 1e6), seed=st.integers(0, 99))
 def test_draws_are_always_whole_batches_with_finite_probabilities(losses, beta, variant, rises, seed):
     size, history = len(losses), history_with(losses)

@@ -16,6 +16,7 @@ import numpy as np
 Name = Literal["kl", "chi2", "cvar"]
 DIVERGENCES: tuple[Name, ...] = ("kl", "chi2", "cvar")
 SMALLEST_SPREAD = 1e-250
+TIE_STEPS = 2.0**40
 """Losses that differ by less are equal: the slope that tells them apart would be no floating-point number."""
 LARGEST = 1e100
 """A beta or a loss above this is refused: no product of the two then overflows."""
@@ -170,10 +171,11 @@ class ChiSquare(Divergence):
         spread = float(loss.max() - loss.min())
         if self.rho == 0.0 or spread < SMALLEST_SPREAD:
             return _fit_hinge(loss, 0.0)
-        ties = int((loss == loss.max()).sum())
+        below = _below_largest(loss, spread)
+        ties = int((below == 0.0).sum())
         if self.rho >= (len(loss) / ties - 1.0) / 2.0 * (1.0 - 1e-12):
-            return Step(float(loss.max()), 1.0)
-        return _fit_hinge(loss, _beta_for_ball(loss, self.rho, spread))
+            return Step(float(loss[below == 0.0].min()), 1.0)
+        return _fit_hinge(loss, _beta_for_ball(below, self.rho) / spread)
 
     def risk(self, loss: np.ndarray) -> float:
         """Return sum_i q_i L_i at the maximum, less the penalty if there is one."""
@@ -270,22 +272,26 @@ def _fit_hinge(loss: np.ndarray, beta: float) -> Hinge:
     return Hinge(beta, largest, float(height[inside[-1]]))
 
 
-def _beta_for_ball(loss: np.ndarray, rho: float, spread: float) -> float:
-    """Return the beta whose hinge meets D = rho, by sorting; it exists where rho is below the value of the ties.
+def _below_largest(loss: np.ndarray, spread: float) -> np.ndarray:
+    """Return (L_i - max L) / spread, 0 to -1, in steps of 2^-40; closer losses are ties: their slope would overflow."""
+    return np.asarray(np.round((loss - loss.max()) / spread * TIE_STEPS) / TIE_STEPS)
 
-    With the k largest losses above 0, e_i = (L_i - max L) / spread and V = the sum of squares of their e_i about the
-    mean, 2 D + 1 = N / k + b^2 V / N for slope b of e. Case k is above 0 as long as b < (N / k) / (mean - e_k).
+
+def _beta_for_ball(below: np.ndarray, rho: float) -> float:
+    """Return the slope of the hinge that meets D = rho, by sorting; it exists where rho is below the value of the ties.
+
+    With the k largest losses above 0, their e_i = `_below_largest` and V = the sum of squares of these about the mean,
+    2 D + 1 = N / k + b^2 V / N for slope b of e. Case k is above 0 as long as b < (N / k) / (mean - e_k).
     """
-    size, count = len(loss), np.arange(1, len(loss) + 1)
-    e = (np.sort(loss)[::-1] - loss.max()) / spread
+    size, count = len(below), np.arange(1, len(below) + 1)
+    e = np.sort(below)[::-1]
     mean = np.cumsum(e) / count
     variation = np.cumsum(np.square(e)) - count * np.square(mean)
     with np.errstate(divide="ignore", invalid="ignore"):
         last_slope = size / count / (mean - e)
         largest_d = np.where(mean > e, (size / count + np.square(last_slope) * variation / size - 1.0) / 2.0, np.inf)
     k = int(np.flatnonzero(largest_d > rho)[-1])
-    slope = math.sqrt(size * (1.0 + 2.0 * rho - size / count[k]) / variation[k])
-    return slope / spread
+    return math.sqrt(size * (1.0 + 2.0 * rho - size / count[k]) / variation[k])
 
 
 def _chi_square(q: np.ndarray) -> float:
