@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from droseg.errors import InputError
-from droseg.inference import DicomSeries, ImageSource, find_inputs, image_items
+from droseg.inference import DicomSeries, ImageError, ImageSource, find_inputs, image_items, read_image
 
 Save = Callable[..., Path]
 
@@ -86,6 +86,33 @@ def test_a_datalist_gives_the_cases_of_its_section(tmp_path: Path, save: Save) -
     assert [(case.case_id, case.images) for case in cases] == [("patient_7", (tmp_path / "scan.nii.gz",))]
     with pytest.raises(InputError, match=r"needs --section; it has testing \(1 cases\)"):
         find_inputs([datalist], tmp_path / "out")
+
+
+def test_an_entry_that_cannot_be_used_fails_alone(tmp_path: Path, save: Save) -> None:
+    save(tmp_path / "scan.nii.gz", np.zeros((3, 3, 3), dtype=np.float32))
+    entries = [
+        {"case_id": "good", "image": "scan.nii.gz"},
+        {"case_id": "../../escaped", "image": "scan.nii.gz"},
+        {"case_id": "two", "image": ["scan.nii.gz", "scan.nii.gz"]},
+    ]
+    document = {"channels": {"0": "T1w"}, "structures": {"a": 1}, "testing": entries, "validation": [{"image": 3}]}
+    datalist = tmp_path / "datalist.json"
+    datalist.write_text(json.dumps(document))
+    good, *bad = find_inputs([datalist], tmp_path / "out", section="testing").cases
+    assert (good.case_id, good.images) == ("good", (tmp_path / "scan.nii.gz",))
+    assert [case.case_id for case in bad] == ["escaped", "two"]
+    for case, words in zip(bad, ("cannot be part of a file name", "2 image paths"), strict=True):
+        with pytest.raises(ImageError, match=words):
+            read_image(case.images, 1)
+
+
+def test_a_link_to_nothing_is_a_case_that_fails_and_no_skipped_file(tmp_path: Path) -> None:
+    touch(tmp_path / "in" / "a.nii")
+    for name in ("b.nii.gz", "IM0001", "notes.txt"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "gone" / name)
+    found = find_inputs([tmp_path / "in"], tmp_path / "out")
+    assert [case.case_id for case in found.cases] == ["IM0001", "a", "b"]
+    assert [item.name for item in found.skipped] == ["notes.txt"]
 
 
 def test_two_cases_of_one_name_are_refused_before_any_is_written(tmp_path: Path) -> None:

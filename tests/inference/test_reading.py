@@ -8,7 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from droseg.inference import ImageError, read_image
+from droseg.inference import ImageError, find_inputs, read_image
+from droseg.inference.reading import image_checksum
 
 Save = Callable[..., Path]
 
@@ -30,13 +31,29 @@ def truncated(path: Path, keep: float) -> Path:
     return path
 
 
+def _link(path: Path, target: Path) -> Path:
+    path.symlink_to(target)
+    return path
+
+
 def with_a_nan(array: np.ndarray) -> np.ndarray:
     array[1, 2, 3] = np.nan
     return array
 
 
+def with_zero_pixdim(path: Path) -> Path:
+    nib.save(nib.Nifti1Image(volume(), np.eye(4)), path)
+    raw = bytearray(path.read_bytes())
+    raw[76 + 4 * 3 : 76 + 4 * 4] = bytes(4)  # pixdim[3]; nibabel itself writes no zero
+    raw[252:256] = (1).to_bytes(2, "little") + bytes(2)  # qform_code, sform_code
+    path.write_bytes(raw)
+    return path
+
+
 BAD_FILES: dict[str, tuple[Callable[[Path, Save], Path], str]] = {
     "missing": (lambda folder, save: folder / "x.nii.gz", "no such file"),
+    "no spacing": (lambda folder, save: with_zero_pixdim(folder / "x.nii"), "voxel spacing of 1 x 1 x 0 mm"),
+    "dangling link": (lambda folder, save: _link(folder / "x.nii", folder / "gone.nii"), "which does not exist here"),
     "empty": (lambda folder, save: _bytes(folder / "x.nii.gz", b""), "empty file"),
     "pdf": (lambda folder, save: _bytes(folder / "x.nii.gz", b"%PDF-1.7 report"), "not an image"),
     "gzipped_text": (lambda folder, save: _bytes(folder / "x.nii.gz", gzip.compress(b"a" * 900)), "not an image"),
@@ -136,3 +153,16 @@ def test_a_dicom_series_lies_where_its_own_headers_say(real_data: Path) -> None:
         pixels = slices[order[index]].pixel_array.T
         np.testing.assert_array_equal(found.numpy()[0, :, :, index], pixels.astype(np.float32))
     assert first.shape == (3,)
+
+
+def test_the_checksum_covers_voxels_that_lie_in_a_file_of_their_own(tmp_path: Path) -> None:
+    array = np.arange(60, dtype="<i2").reshape(5, 4, 3)
+    (tmp_path / "scan.raw").write_bytes(array.tobytes())
+    header = "NDims = 3\nDimSize = 3 4 5\nElementType = MET_SHORT\nElementSpacing = 1 1 1\nElementDataFile = scan.raw\n"
+    (tmp_path / "scan.mhd").write_text(header)
+    before = image_checksum([tmp_path / "scan.mhd"])
+    (tmp_path / "scan.raw").write_bytes((array + 1).tobytes())
+    assert image_checksum([tmp_path / "scan.mhd"]) != before
+    found = find_inputs([tmp_path], tmp_path / "out")
+    assert [case.case_id for case in found.cases] == ["scan"]
+    assert not found.skipped, "the voxels are part of the image"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "features under which the metric is bad, and test them on the other half; then the other way round. Where the "
         "metric has nothing to do with the features, the chance of any false alarm is at most --alpha; where they "
         "change its spread and not its mean, about so (docs/discovery.md). If nothing is confirmed, what could have "
-        f"been found is estimated and said. Writes OUT/{SUBGROUPS_FILE} and OUT/{FEATURES_FILE}.",
+        f"been found is estimated and said. The exit code is 1 also if images could not be read, which the search then "
+        f"went without. Writes OUT/{SUBGROUPS_FILE} and OUT/{FEATURES_FILE}.",
     )
     parser.add_argument("cases", nargs="+", type=Path, metavar="CASES.csv", help="case_metrics.csv of droseg evaluate")
     parser.add_argument("--datalist", type=Path, metavar="D", help="images to read features from, and groups")
@@ -106,8 +107,8 @@ def run(args: argparse.Namespace) -> int:
         of_rules = merge_features([known, features])
         write_datalist(with_hidden_axes(datalist, of_rules, confirmed, axes), args.export_datalist)
         print(f"{args.export_datalist}: " + ", ".join(f"{a} = {s.rule}" for a, s in zip(axes, confirmed, strict=True)))
-    for case_id, problem in problems.items():
-        print(f"droseg: error: {case_id}: {problem}", file=sys.stderr)
+    if problems:
+        print(f"droseg: error: {_unread(problems)}", file=sys.stderr)
     if args.export_datalist and not confirmed:
         print(f"droseg: error: nothing is confirmed, so {args.export_datalist} is not written.", file=sys.stderr)
     return 1 if problems or (args.export_datalist and not confirmed) else 0
@@ -221,3 +222,11 @@ def _print_findings(args: argparse.Namespace, found: list[HiddenSubgroup], num_c
 def _what(args: argparse.Namespace) -> str:
     """Return what is explained, in words."""
     return args.metric if args.structure is None else f"{args.metric} of {args.structure}"
+
+
+def _unread(problems: Mapping[str, str]) -> str:
+    """Return in one line whose images could not be read, and what the search went without."""
+    (name, problem), *others = problems.items()
+    listed = ", ".join(other for other, _ in others[:4]) + (", ..." if len(others) > 4 else "")
+    more = f", and {len(others)} more: {listed}" if others else ""
+    return f"{name}: {problem}{more}. The search went without the features of these images."

@@ -93,7 +93,7 @@ def _say(sheet: Sheet) -> int:
         for row in flagged.sort_values("flag_score", ascending=False, kind="stable").itertuples():
             print(f"  {row.case_id}: {row.flag_reason}")
     else:
-        print("\nno label looks wrong (flag: 1 and above would).")
+        print("\nno label looks wrong (flag: 1 and above would)." + (" See the notes above." if sheet.notes else ""))
     print(f"\n{sheet.csv}\n{sheet.html}")
     failed = table[table["problem"] != ""]
     for row in failed.itertuples():

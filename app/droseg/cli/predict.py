@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from droseg.cli.stopping import stop, stoppable
-from droseg.errors import InputError, WeightsError
+from droseg.errors import BundleError, DatalistError, InputError, WeightsError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -46,8 +46,8 @@ and for all of them:
 exit codes:
   0    all images are segmented (what is no candidate, such as a localizer, is skipped)
   1    some images failed or are unlike what the model knows, or DIR cannot be written
-  2    nothing to segment, or a command that cannot be understood
-  3    the model's weights are missing or damaged
+  2    nothing to segment, or a command or datalist that cannot be understood
+  3    the model is missing or damaged: its folder, its config or its weights
   130  stopped by Ctrl-C        143  stopped by SIGTERM (docker stop)
 
 in a container (all in ./in is segmented, results in ./out):
@@ -142,6 +142,8 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         InputError: if there is nothing to segment, or no bundle.
+        DatalistError: if a datalist cannot be read.
+        BundleError: if the model's folder or config is missing or cannot be used.
         WeightsError: if the weights are missing or damaged.
         OutputError: if the output folder cannot be written.
     """
@@ -149,6 +151,12 @@ def run(args: argparse.Namespace) -> int:
     with stoppable():
         try:
             return _run(args, results)
+        except DatalistError as error:
+            error.exit_code = InputError.exit_code
+            raise
+        except BundleError as error:
+            error.exit_code = WeightsError.exit_code
+            raise
         except KeyboardInterrupt as error:
             done = sum(result.status == "ok" for result in results)
             return stop(error, f"{done} cases are done; to go on, give the same command again")

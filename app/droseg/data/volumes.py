@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import stat
 from pathlib import Path
 from typing import Any, Final
 
 import nibabel as nib
 import numpy as np
+from nibabel import imageglobals
 from numpy.typing import NDArray
 
 from droseg.data.dicom import DicomSeries
@@ -47,6 +49,8 @@ NIBABEL_SUFFIXES: Final = (*NIFTI_SUFFIXES, ".hdr", ".img", ".mgz", ".mgh")
 _CONVERT: Final = "give NIfTI (.nii, .nii.gz), NRRD, MetaImage or a folder with one DICOM series"
 _COPY: Final = "copy or export it again"
 
+imageglobals.logger.setLevel(logging.CRITICAL)  # its lines on headers name no file; what matters here is an error
+
 
 def read_volume(source: ImageSource) -> Volume:
     """Return the volume of a file, of a DICOM series, or of a folder with one DICOM series.
@@ -67,6 +71,11 @@ def read_volume(source: ImageSource) -> Volume:
 
 def unreadable(path: Path, error: OSError) -> VolumeError:
     """Return what the operating system said about a file, as an error with a remedy."""
+    if isinstance(error, FileNotFoundError) and path.is_symlink():
+        return VolumeError(
+            f"{path}: a link to {path.readlink()}, which does not exist here",
+            "correct it, or make that folder available (in a container: mount it, too)",
+        )
     if isinstance(error, FileNotFoundError):
         return VolumeError(f"{path}: no such file or folder", "correct the path or the data root")
     if isinstance(error, PermissionError):
@@ -101,7 +110,34 @@ def read_nibabel_header(path: Path) -> Any:
     except Exception as error:  # nibabel raises many types on a damaged header
         raise VolumeError(f"{path}: not an image that can be read ({short(error)})", _CONVERT) from error
     check_size(str(path), image.shape, voxel_bytes, array.stat().st_size - offset, _is_compressed(array))
+    _check_spacing(path, image)
     return image
+
+
+def _check_spacing(path: Path, image: Any) -> None:
+    """Refuse a spacing of 0 that the affine rests on; nibabel puts 1 mm in its place."""
+    if not isinstance(image.header, nib.Nifti1Header) or image.header["sform_code"] > 0:
+        return
+    holder = image.file_map.get("header", image.file_map["image"])
+    with nib.openers.ImageOpener(holder.filename) as file:
+        stored = type(image.header).from_fileobj(file, check=False)["pixdim"][1 : 1 + min(len(image.shape), 3)]
+    if (stored == 0).any():
+        listed = " x ".join(f"{edge:g}" for edge in stored)
+        raise VolumeError(f"{path}: a voxel spacing of {listed} mm", "repair its header, or export it again")
+
+
+def volume_files(path: Path) -> list[Path]:
+    """Return the files that an image is read from: its own, and that of its voxels where its header names one."""
+    name = path.name.lower()
+    try:
+        if name.endswith((*NRRD_SUFFIXES, *METAIMAGE_SUFFIXES)):
+            voxels_path = read_text_header(path).data_path
+            return [path] if voxels_path == path else [path, voxels_path]
+        if name.endswith((".hdr", ".img")):
+            return sorted(Path(holder.filename) for holder in nib.load(path).file_map.values() if holder.filename)
+    except Exception:  # reading it will say what is wrong
+        return [path]
+    return [path]
 
 
 def _is_compressed(path: Path) -> bool:

@@ -107,7 +107,9 @@ def hardest_page(
         css=CSS + _CSS,
         subtitle=escape(subtitle),
         links="".join(f'<a href="#{key}">{escape(heading)}</a>' for key, heading, _ in parts),
-        verdict=_verdict(table, num_flagged) + "".join(f"<p>{escape(doubt)}</p>" for doubt in doubts),
+        # A network that knows too little to judge labels says nothing by calling none of them wrong.
+        verdict=("" if doubts and not num_flagged else _verdict(table, num_flagged))
+        + "".join(f"<p>{escape(doubt)}</p>" for doubt in doubts),
         tiles=_tiles(table, num_flagged),
         sections="".join(f'<section id="{key}"><h2>{escape(head)}</h2>{body}</section>' for key, head, body in parts),
         version=__version__,

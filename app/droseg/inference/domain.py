@@ -39,7 +39,7 @@ def check_domain(image: MetaTensor, ranges: TrainingRanges, structures: Sequence
             which = f"channel {index}" if len(array) > 1 else "the image"
             raise OutOfDomainError(
                 f"{which} has no contrast: all voxels are {float(channel.flat[0]):g}",
-                "check the export; --force segments it all the same",
+                "check the export, or give --force (in Python: force=True)",
             )
     measures = measure_image(array, image.affine.numpy())
     _check_masking(measures, ranges)
@@ -49,7 +49,7 @@ def check_domain(image: MetaTensor, ranges: TrainingRanges, structures: Sequence
         raise OutOfDomainError(
             f"voxels of {by_axis(measures.spacing_mm)} mm; the network was trained on voxels of at most "
             f"{plain(coarsest.high.max())} mm",
-            "give a scan of higher resolution, or --force",
+            "give a scan of higher resolution, or --force (in Python: force=True)",
         )
 
 
@@ -65,7 +65,7 @@ def _check_masking(measures: ImageMeasures, ranges: TrainingRanges) -> None:
         raise OutOfDomainError(
             f"{measures.background_share:.1%} of the voxels are background; the network was trained on masked images "
             f"(skull-stripped, {share.low[0]:.0%} to {share.high[0]:.0%} background)",
-            "mask the image (all but the brain to 0), or --force",
+            "mask the image (all but the brain to 0), or --force (in Python: force=True)",
         )
 
 
@@ -82,7 +82,7 @@ def _check_extent(measures: ImageMeasures, ranges: TrainingRanges, structures: S
     raise OutOfDomainError(
         f"{what} of {by_axis(found)} mm ({AXES}); the network was trained on {trained} of {range_by_axis(expected)} mm "
         f"with {_list(structures)}",
-        f"{remedy}, or --force",
+        f"{remedy}, or --force (in Python: force=True)",
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from droseg.data.datalist import Case, read_datalist
+from droseg.data.datalist import EntryProblem, parse_datalist
 from droseg.data.dicom import DicomSeries
 from droseg.data.dicom_header import is_dicom_file
 from droseg.data.dicom_stack import folder_series
@@ -59,7 +60,7 @@ class _Given:
     images: list[Path] = field(default_factory=list)
     dicom: list[Path] = field(default_factory=list)
     named_dicom: list[Path] = field(default_factory=list)
-    listed: list[Case] = field(default_factory=list)
+    listed: list[InputCase] = field(default_factory=list)
     empty: list[Path] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
 
@@ -127,7 +128,7 @@ def find_inputs(
     entries = channel_sets(images, num_channels)
     entries += [Nameable.of_path(path) for path in given.empty]
     entries += [Nameable.of_series(item, series) for item in [*chosen, *((item,) for item in failing + damaged)]]
-    cases = [InputCase(case.case_id, tuple(_listed_source(path) for path in case.images)) for case in given.listed]
+    cases = list(given.listed)
     names = case_names(entries)
     cases += [InputCase(name, entry.sources) for name, entry in zip(names, entries, strict=True)]
     _refuse_equal_names(cases)
@@ -170,12 +171,24 @@ def _listed_source(path: Path) -> ImageSource:
     return fit[0] if len(fit) == 1 else path
 
 
-def _section_cases(path: Path, section: str | None, data_root: str | Path | None) -> tuple[Case, ...]:
-    datalist = read_datalist(path, data_root)
+def _section_cases(path: Path, section: str | None, data_root: str | Path | None) -> list[InputCase]:
+    """Return the cases of a section; an entry that cannot be used is a case that will fail, with the reason."""
+    datalist, problems = parse_datalist(path, data_root)
     if section is None:
         sections = ", ".join(f"{name} ({len(cases)} cases)" for name, cases in datalist.sections.items())
         raise InputError(f"{path}: a datalist needs --section; it has {sections}.")
-    return datalist.section(section)
+    unusable = {problem.case_id: problem for problem in problems if problem.section == section}
+    usable = [case for case in datalist.sections.get(section, ()) if case.case_id not in unusable]
+    if not usable and not unusable:
+        datalist.section(section)  # says which sections there are
+    cases = [InputCase(case.case_id, tuple(_listed_source(image) for image in case.images)) for case in usable]
+    return cases + [_unusable_entry(path, problem) for problem in unusable.values()]
+
+
+def _unusable_entry(path: Path, problem: EntryProblem) -> InputCase:
+    found = f"{problem.section}: {problem.case_id}: {problem.message}"
+    name = re.sub(r"[^\w.-]+", "_", problem.case_id).strip("._") or "entry"
+    return InputCase(name, (DicomSeries(folder=path, uid="", problem=(found, "correct that entry")),))
 
 
 def _nothing(

@@ -90,9 +90,12 @@ class CaseFiles:
         """
         if not self.labels.exists():
             return None
-        if _made_from(self.labels) != self.made_from:
+        earlier = _made_from(self.labels)
+        if earlier != self.made_from:
+            same_image = earlier is not None and earlier.split(" model=")[0] == self.made_from.split(" model=")[0]
+            other = "by another model or with other options (such as --mirror)" if same_image else "from another image"
             raise ImageError(
-                f"{self.labels}: exists already, and was made from another image or by another model",
+                f"{self.labels}: exists already, and was made {other}",
                 "give --overwrite to replace it, or another --out",
             )
         document = _read_json(self.sidecar)
@@ -140,7 +143,7 @@ class CaseFiles:
         document: dict[str, Any] = {
             "case_id": self.case.case_id,
             "structures": dict(self.model.structures),
-            "volumes_ml": segmentation.volumes_ml,
+            "volumes_ml": dict(segmentation.volumes_ml),
             "flags": [asdict(flag) for flag in segmentation.flags],
             "bundle": self.model.bundle.name,
             "fingerprint": self.model.fingerprint,

@@ -17,6 +17,7 @@ from droseg.data.statistics import ImageMeasures, StructureMeasures, measure_ima
 from droseg.errors import BundleError
 from droseg.inference.domain import OutOfDomainError, by_axis, check_domain, plain, range_by_axis
 from droseg.inference.ranges import TrainingRanges, read_document
+from droseg.inference.reading import ORIENTED
 
 __all__ = ["Evidence", "Finding", "Flag", "OutOfDomainError", "QualityRules", "foreground_entropy"]
 
@@ -29,6 +30,7 @@ FLAGS: Final = (  # most serious first
     "many_pieces",
     "high_entropy",
     "views_disagree",
+    "orientation",
     "spacing",
     "intensity",
 )
@@ -40,6 +42,7 @@ THRESHOLDS: Final[Mapping[str, float | None]] = {
     "many_pieces": 0.01,  # share of the voxels beyond the largest of the training cases
     "high_entropy": None,  # what is usual depends on the network: only a calibration can tell
     "views_disagree": None,
+    "orientation": 0.5,  # 1 if unknown
     "spacing": 1.1,  # times outside; resampling headers differ by a few percent
     "intensity": 0.25,  # widths of the training range outside of it: beyond what one more case would do
 }
@@ -143,6 +146,9 @@ class QualityRules:
         if evidence.disagreement is not None:
             message = f"mirrored views of the image are segmented differently: disagreement {evidence.disagreement:.2f}"
             found.append(Finding(evidence.disagreement, Flag("views_disagree", "", message)))
+        if not evidence.image.meta.get(ORIENTED, True):
+            message = "the file does not say how the patient lies in it; left and right may be exchanged"
+            found.append(Finding(1.0, Flag("orientation", "", message)))
         image = measure_image(evidence.image.as_tensor().numpy(), affine)
         return [*found, *self._image_findings(image)]
 

@@ -23,9 +23,12 @@ from droseg.data.volumes import (
     same_grid,
     spacing_mm,
     unreadable,
+    volume_files,
     voxels,
 )
 
+ORIENTED: Final = "oriented"
+"""Key of an image's meta data: whether its file says which of its axes points where in the patient."""
 MAX_EXTENT_MM: Final = 3000.0
 """No scanner's field of view is wider; more is a header in other units, and resampling it would take all memory."""
 
@@ -61,7 +64,9 @@ def read_image(sources: Sequence[ImageSource | str], num_channels: int) -> MetaT
             )
     _check_channels(str(paths[0]), sum(len(volume.array) for volume in volumes), num_channels)
     images = [_image(volume, str(path)) for path, volume in zip(paths, volumes, strict=True)]
-    return images[0] if len(images) == 1 else MetaTensor(torch.cat(tuple(images)), affine=images[0].affine)
+    if len(images) == 1:
+        return images[0]
+    return MetaTensor(torch.cat(tuple(images)), affine=images[0].affine, meta={ORIENTED: volumes[0].oriented})
 
 
 def image_from_array(array: ArrayLike, affine: ArrayLike, num_channels: int, name: str = "image") -> MetaTensor:
@@ -112,7 +117,7 @@ def _files(source: ImageSource | str) -> list[Path]:
     if isinstance(source, DicomSeries):
         return list(source.files)
     path = Path(source)
-    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else volume_files(path)
 
 
 def _from_memory(array: NDArray[Any], affine: NDArray[Any], num_channels: int, name: str) -> MetaTensor:
@@ -138,7 +143,8 @@ def _image(volume: Volume, name: str) -> MetaTensor:
     invalid = int(values.size - np.count_nonzero(np.isfinite(values)))
     if invalid:
         raise ImageError(f"{name}: {invalid} of {values.size} voxels are NaN or infinite", "repair or export it again")
-    return MetaTensor(torch.from_numpy(values), affine=torch.as_tensor(volume.affine, dtype=torch.float64))
+    affine = torch.as_tensor(volume.affine, dtype=torch.float64)
+    return MetaTensor(torch.from_numpy(values), affine=affine, meta={ORIENTED: volume.oriented})
 
 
 def _check_channels(name: str, found: int, expected: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from droseg.data.dicom_header import dicom_files
-from droseg.data.volumes import VOLUME_SUFFIXES
+from droseg.data.volumes import VOLUME_SUFFIXES, volume_files
 
 _SYSTEM: Final = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "lost+found"})
 
@@ -36,14 +36,20 @@ def walk_folder(folder: Path, out: Path, result_suffix: str) -> tuple[list[Path]
             skips.append(Skip(path.name, path, reason))
         elif path.parent == out and name.endswith(result_suffix):
             skips.append(Skip(path.name, path, "a result of droseg"))
-        elif name.endswith(VOLUME_SUFFIXES) or path.is_dir():
+        elif name.endswith(VOLUME_SUFFIXES) or path.is_dir() or _lost_dicom(path):
             images.append(path)
         else:
             others[path.parent].append(path)
     dicom = [path for paths in others.values() for path in dicom_files(paths)]
-    rest = sorted(set().union(*others.values()).difference(dicom))
+    voxels = {file for path in images for file in volume_files(path)[1:]}  # .raw of a .mhd: part of that image
+    rest = sorted(set().union(*others.values()).difference(dicom, voxels))
     skips += [Skip(path.name, path, _no_image(path.name.lower())) for path in rest]
     return images, dicom, skips
+
+
+def _lost_dicom(path: Path) -> bool:
+    """Return whether a link to nothing may have led to a DICOM file or a folder."""
+    return path.suffix.lower() in ("", ".dcm") and path.is_symlink() and not path.exists()
 
 
 def _no_image(name: str) -> str:
@@ -76,7 +82,7 @@ def _files(folder: Path, out: Path) -> Iterator[tuple[Path, str]]:
                 yield path, "the output folder"
             elif is_folder:
                 waiting.append(path)
-            elif path.is_file():
+            elif path.is_file() or path.is_symlink():  # a link to nothing must not be lost in silence
                 yield path, ""
             else:
                 yield path, "not a regular file"

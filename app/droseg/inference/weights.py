@@ -56,6 +56,11 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     path = weights_file(path)
     _check_sum(Path(path))
     try:
+        if zipfile.is_zipfile(path):  # torch.load compares no checksums
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"bad checksum of {damaged}")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise WeightsError(

@@ -65,9 +65,14 @@ def group_table(penalized_groups: pd.DataFrame, metric: str, comparison: Compari
         if comparison is not None:
             change = changes.get(key)
             words = [str(change["verdict"]), str(change["reason"])] if change is not None else ["", ""]
-            cells += ["–" if change is None else interval_text(change, metric), *words]
+            cells += ["–" if change is None else interval_text(change, metric) + _pairs(change, row), *words]
         rows.append(cells)
     return text_table(header, rows)
+
+
+def _pairs(change: Mapping[str, float], row: Mapping[str, float]) -> str:
+    """Return how many cases both runs have, where that is not the number beside the mean."""
+    return f" ({change['n']} pairs)" if change["n"] != row["n"] else ""
 
 
 def interval_text(row: Mapping[str, float], metric: str) -> str:

@@ -64,7 +64,7 @@ def axis_table(evidence: Evidence, axis: str) -> str:
         cells += [" / ".join(str(counts.get(group) or 0) for counts in failed.values())] if failed else []
         for metric in metrics:
             cells += _value_cells(by_metric[metric].get(group), metric)
-        beside = [change_cell(changes.get(group), main)] if evidence.comparison is not None else []
+        beside = [change_cell(changes.get(group), main, first["n"])] if evidence.comparison is not None else []
         if evidence.trainings > 1:
             beside.append(f"<small>± {format_value(_spread(evidence, axis, group, main), main)}</small>")
         cells[2:2] = [" ".join(beside)] if beside else []
@@ -237,12 +237,19 @@ def _spread(evidence: Evidence, axis: str, group: str, metric: str) -> float:
     return float(rows["std_between"].iloc[0]) if len(rows) else float("nan")
 
 
-def change_cell(row: Row | None, metric: str) -> str:
-    """Return the word of a comparison and the difference; a dash without one."""
+def change_cell(row: Row | None, metric: str, cases: int | None = None) -> str:
+    """Return the word of a comparison and the difference; a dash without one.
+
+    Args:
+        row: of the comparison.
+        metric: of the difference.
+        cases: of the group in one run; if both runs have fewer, their number stands beside the difference.
+    """
     if row is None:
         return "–"
     difference = format_value(row["difference"], metric, sign=True)
-    return f'<span class="{row["verdict"]}">{row["verdict"]}</span><br><small>{difference}</small>'
+    pairs = f" ({row['n']} pairs)" if cases is not None and row["n"] != cases else ""
+    return f'<span class="{row["verdict"]}">{row["verdict"]}</span><br><small>{difference}{pairs}</small>'
 
 
 def _word_cell(row: Row) -> str:

@@ -153,7 +153,8 @@ class LossHistory:
     def _is_finite(self, index: int, loss: float) -> bool:
         if abs(loss) <= LARGEST:  # False for NaN too
             return True
-        logger.warning("%s: loss is %s; its previous loss %.4g stays.", self.case_ids[index], loss, self.loss[index])
+        known = f"its previous loss {self.loss[index]:.4g} stays" if self.visits[index] else "it has none yet"
+        logger.warning("%s: loss is %s; %s.", self.case_ids[index], loss, known)
         return False
 
     def _visit(self, index: int, loss: float) -> bool:

@@ -103,7 +103,8 @@ def _describe(error: BaseException) -> str:
     transform = re.match(r"applying transform <(?:\w+\.)*(\w+)", str(error))
     if transform and error.__cause__ is not None:
         return f"{transform[1]}: {_describe(error.__cause__)}"[:500]
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
+    kind = "" if isinstance(error, DrosegError) else f"{type(error).__name__}: "
+    return f"{kind}{error}".strip().splitlines()[0][:500]
 
 
 def _is_memory(error: BaseException) -> bool:
