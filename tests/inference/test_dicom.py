@@ -403,3 +403,10 @@ def test_the_real_series_are_found_and_lie_where_itk_puts_them(real_data: Path, 
         for index in ([0, 0, 0], last):
             point = np.array(second.TransformIndexToPhysicalPoint(index)) * [-1, -1, 1]
             np.testing.assert_allclose((image.affine.numpy() @ [*index, 1])[:3], point, atol=0.05)
+
+
+def test_a_tag_of_several_lines_is_said_in_one(tmp_path: Path, write_series: WriteSeries) -> None:
+    write_series(tmp_path / "in", Modality="C\nT\x1b[31m")
+    with pytest.raises(InputError, match=r"modality C T \[31M, not MR") as caught:
+        found_in(tmp_path / "in")
+    assert str(caught.value).isprintable()

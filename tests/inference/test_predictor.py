@@ -134,6 +134,19 @@ def test_weights_that_are_not_the_released_ones_are_refused(make_bundle: MakeBun
         Predictor(bundle)
 
 
+def test_a_flipped_bit_in_weights_without_a_checksum_file_is_noticed(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    weights = bundle / "models" / "model.pt"
+    content = bytearray(weights.read_bytes())
+    state = torch.load(weights, weights_only=True)
+    stored = max(state.values(), key=lambda value: value.numel()).numpy().tobytes()
+    content[content.index(stored[:32]) + 1] ^= 1
+    weights.write_bytes(content)
+    torch.load(weights, weights_only=True)  # says nothing
+    with pytest.raises(WeightsError, match="bad checksum of"):
+        Predictor(bundle)
+
+
 def test_an_array_without_an_affine_is_refused(make_bundle: MakeBundle, plant: Plant) -> None:
     with pytest.raises(InputError, match="affine"):
         Predictor(make_bundle())(plant()[0][None])

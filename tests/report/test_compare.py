@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from droseg.errors import InputError
-from droseg.report import compare_runs
+from droseg.report import compare_runs, subgroup_table
 from droseg.report.compare import correct_together, verdict
+from droseg.report.console import group_table
 from droseg.report.seeds import average_sides
 from droseg.report.significance import holm
 
@@ -122,6 +123,17 @@ def test_cases_in_only_one_run_are_listed_and_left_out(make_cases):
     comparison = compare_runs(run[run["case_id"] != "c01"], baseline[baseline["case_id"] != "c02"], [], ["dice"])
     assert (comparison.run_alone.cases, comparison.baseline_alone.cases) == (["c02"], ["c01"])
     assert row(comparison, "all", "dice")["n"] == 22
+
+
+def test_the_number_of_pairs_stands_beside_a_difference_of_fewer_cases(make_cases):
+    run = make_cases(num_cases=80)
+    baseline = run[run["case_id"].isin(run["case_id"].unique()[:60])]
+    groups = subgroup_table(run, ["anatomy"], ["dice"], penalize=True, num_bootstrap=50)
+    lines = group_table(groups, "dice", compare_runs(run, baseline, ["anatomy"], ["dice"])).splitlines()
+    (all_cases,) = [line for line in lines if line.startswith("all")]
+    assert all_cases.split()[1] == "80"
+    assert "(60 pairs)" in all_cases
+    assert "pairs" not in group_table(groups, "dice", compare_runs(run, run, ["anatomy"], ["dice"]))
 
 
 def test_rows_are_paired_by_case_whatever_their_order(make_cases):

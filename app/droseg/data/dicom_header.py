@@ -177,7 +177,8 @@ def _damaged(path: Path, error: Exception) -> VolumeError:
 def _header(path: Path, dataset: Any) -> DicomFile:
     def text(tag: str) -> str:
         value = dataset.get(tag)
-        return "" if value is None else str(value).strip()
+        shown = (character if character.isprintable() else " " for character in str(value))
+        return "" if value is None else " ".join("".join(shown).split())
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
