@@ -334,7 +334,7 @@ def test_names_that_no_terminal_can_show_are_spelled_out_and_cost_only_themselve
         "good": "ok",
         "caf\udce9": "failed",
         "two\nlines \x1b[31mred.txt": "skipped",
-        "series 3 'a\x1b[2Jscout'": "skipped",
+        "series 3 'a [2Jscout'": "skipped",
     }
 
 
