@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,24 @@ def test_a_bundle_adds_features_of_its_network(phantoms: Path, tmp_path: Path, c
     components = features[[f"network_{number}" for number in range(1, 5)]]
     assert components.notna().all(axis=None)
     assert (components.var() > 0).all()
+
+
+def test_images_that_cannot_be_read_are_said_in_one_line_after_the_search(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    table = truth(phantoms)
+    write_cases(tmp_path / "cases.csv", table, table["thickness"] < 0, 0.0)
+    document = yaml.safe_load(phantoms.read_text())  # JSON is YAML
+    for entry in document["training"][:7]:
+        entry["image"] = "gone/" + entry["image"]
+    (moved := phantoms.with_name("moved.json")).write_text(json.dumps(document))
+    command = ["discover", str(tmp_path / "cases.csv"), "--datalist", str(moved), "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("droseg: error: ")]
+    assert "no such file" in line
+    assert "(and 6 more cases: " in line
+    assert line.endswith(", ...). The search went without the features of these images.")
+    assert (tmp_path / "out" / "hidden_subgroups.csv").is_file()
 
 
 def test_what_cannot_work_is_refused_with_the_reason(tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture):

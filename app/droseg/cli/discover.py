@@ -228,5 +228,5 @@ def _unread(problems: Mapping[str, str]) -> str:
     """Return in one line whose images could not be read, and what the search went without."""
     (name, problem), *others = problems.items()
     listed = ", ".join(other for other, _ in others[:4]) + (", ..." if len(others) > 4 else "")
-    more = f", and {len(others)} more: {listed}" if others else ""
-    return f"{name}: {problem}{more}. The search went without the features of these images."
+    more = f" (and {len(others)} more cases: {listed})" if others else ""
+    return f"{name}: {problem.rstrip('.')}{more}. The search went without the features of these images."
