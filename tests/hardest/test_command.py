@@ -156,6 +156,18 @@ def test_an_unsure_network_flags_nothing_and_ranks_the_same(make_run):
     assert "None of the 10 labels looks wrong" in (run / "hardest/hardest.html").read_text()
 
 
+def test_a_network_that_knows_nothing_acquits_no_label(make_run, capsys):
+    run = make_run()
+    weights = torch.load(run / "models/model.pt", weights_only=True)
+    torch.save({name: torch.zeros_like(value) for name, value in weights.items()}, run / "models/model_last.pt")
+    assert main(["hardest", str(run), "--last", "--top", "1"]) == 0
+    page, shown = (run / "hardest/hardest.html").read_text(), capsys.readouterr()
+    assert "knows too little to judge labels by" in page
+    assert "labels looks wrong" not in page
+    assert "knows too little to judge labels by" in shown.err
+    assert "See the notes above." in shown.out
+
+
 def test_the_page_is_self_contained_and_shows_the_cases_it_says(make_run):
     run = make_run()
     assert main(["hardest", str(run), "--top", "3"]) == 0
