@@ -104,7 +104,7 @@ def test_a_description_chooses_series_and_the_others_change_no_exit_code(
         "report.pdf": "skipped",
     }
     shown = capsys.readouterr()
-    assert "2 skipped (no candidates)" in shown.out
+    assert "2 skipped (no candidates; listed in predict.json)" in shown.out
     assert "series 2 'T2 tse': skipped: not chosen by --series-description" in shown.err
 
 
@@ -336,6 +336,28 @@ def test_names_that_no_terminal_can_show_are_spelled_out_and_cost_only_themselve
         "two\nlines \x1b[31mred.txt": "skipped",
         "series 3 'a [2Jscout'": "skipped",
     }
+
+
+def test_results_are_never_segmented_again_and_files_of_one_kind_take_few_lines(
+    predict: Callable[..., int],
+    make_bundle: MakeBundle,
+    tmp_path: Path,
+    plant: Plant,
+    save: Save,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder, bundle = tmp_path / "in", make_bundle()
+    save(folder / "scan.nii.gz", plant()[0])
+    save(folder / "by_hand_seg.nii.gz", plant()[0])  # so called by somebody else
+    assert main(["predict", str(folder), "--bundle", str(bundle), "--out", str(folder / "earlier")]) == 0
+    for number in range(9):
+        (folder / f"note{number}.txt").write_text("x")
+    capfd.readouterr()
+    assert predict(folder, "--bundle", bundle) == 0
+    shown = capfd.readouterr()
+    assert "2 segmented" in shown.out
+    assert "scan_seg.nii.gz: skipped: a result of droseg" in shown.err
+    assert shown.err.count("skipped: not an image (.txt)") == 3
 
 
 # --- exit codes ---

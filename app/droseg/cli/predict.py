@@ -26,6 +26,8 @@ OWN_RUN = '-v "$PWD/run":/bundle:ro'
 CONTAINER_INPUT = "/input"
 CONTAINER_OUTPUT = "/output"
 SHOWN_FLAGS = 3
+SHOWN_SKIPS = 3
+"""Of those that were skipped for the same reason."""
 BUNDLE_VARIABLE = "DROSEG_BUNDLE"
 
 DESCRIPTION = """\
@@ -237,7 +239,9 @@ def _predict(args: argparse.Namespace, found: FoundInputs, results: list[CaseRes
 
         def show(result: CaseResult) -> None:
             results.append(result)
-            _show(bar, result)
+            alike = sum(other.status == "skipped" and other.error == result.error for other in results)
+            if result.status != "skipped" or alike <= SHOWN_SKIPS:
+                _show(bar, result)
 
         def show_stage(case_id: str, stage: str | None) -> None:
             if stage == "segmenting":
@@ -321,7 +325,7 @@ def _summary(results: Sequence[CaseResult], seconds: float, out: str) -> str:
     parts += [f"{reused} done before (--overwrite repeats them)"] if reused else []
     parts += [f"{number['failed']} failed (see above)"] if number["failed"] else []
     parts += [f"{number['out_of_domain']} out of domain (see above)"] if number["out_of_domain"] else []
-    parts += [f"{number['skipped']} skipped (no candidates)"] if number["skipped"] else []
+    parts += [f"{number['skipped']} skipped (no candidates; listed in predict.json)"] if number["skipped"] else []
     return f"{', '.join(parts)}. Results: {out}"
 
 

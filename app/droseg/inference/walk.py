@@ -6,11 +6,15 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import nibabel as nib
 
 from droseg.data.dicom_header import dicom_files
 from droseg.data.volumes import VOLUME_SUFFIXES, volume_files
 
+RESULT_MARK: Final = b"droseg image="
+"""How the description in the header of a result begins."""
 _SYSTEM: Final = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "lost+found"})
 
 
@@ -34,7 +38,7 @@ def walk_folder(folder: Path, out: Path, result_suffix: str) -> tuple[list[Path]
         name = path.name.lower()
         if reason:
             skips.append(Skip(path.name, path, reason))
-        elif path.parent == out and name.endswith(result_suffix):
+        elif name.endswith(result_suffix) and (path.parent == out or _is_result(path)):
             skips.append(Skip(path.name, path, "a result of droseg"))
         elif name.endswith(VOLUME_SUFFIXES) or path.is_dir() or _lost_dicom(path):
             images.append(path)
@@ -45,6 +49,15 @@ def walk_folder(folder: Path, out: Path, result_suffix: str) -> tuple[list[Path]
     rest = sorted(set().union(*others.values()).difference(dicom, voxels))
     skips += [Skip(path.name, path, _no_image(path.name.lower())) for path in rest]
     return images, dicom, skips
+
+
+def _is_result(path: Path) -> bool:
+    """Return whether a label map was written by droseg, into whatever folder."""
+    try:
+        header: Any = nib.load(path).header
+        return bytes(header["descrip"].item()).startswith(RESULT_MARK)
+    except Exception:  # damaged or another format: reading it will say so
+        return False
 
 
 def _lost_dicom(path: Path) -> bool:
