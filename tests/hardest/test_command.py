@@ -262,7 +262,12 @@ def test_a_moved_data_set_is_found_by_its_new_place(make_run, cohort, tmp_path, 
         (lambda run: (run / "configs/train.yaml").write_text("a: ["), [], 1, "cannot be read"),
         (lambda run: None, ["--top", "-1"], 2, "--top is -1"),
         (lambda run: None, ["--by", "early"], 2, "early_losses.json: there are no early losses (early_epoch of the"),
-        (lambda run: None, ["--device", "quantum"], 2, "--device quantum: it cannot be used here"),
+        (
+            lambda run: None,
+            ["--device", "quantum"],
+            2,
+            "device quantum: there is no such device; use cpu",
+        ),
         (lambda run: None, ["--datalist", "missing.json"], 1, "no such file"),
     ],
 )

@@ -199,13 +199,14 @@ def _fill_in_container_folders(args: argparse.Namespace) -> None:
 def _find(args: argparse.Namespace) -> FoundInputs:
     from droseg.inference import find_inputs
 
-    choice: dict[str, Any] = {}
-    if args.series_description:
-        choice["series_description"] = tuple(args.series_description)
-    channels = _num_channels(args.bundle) if args.bundle else 1
     try:
         return find_inputs(
-            args.inputs, args.out, num_channels=channels, section=args.section, data_root=args.data_root, **choice
+            args.inputs,
+            args.out,
+            num_channels=_num_channels(args.bundle) if args.bundle else 1,
+            section=args.section,
+            data_root=args.data_root,
+            series_description=args.series_description or (),
         )
     except InputError as error:
         if args.inputs == [CONTAINER_INPUT]:  # the container without a mounted folder
@@ -214,18 +215,13 @@ def _find(args: argparse.Namespace) -> FoundInputs:
 
 
 def _num_channels(bundle: str) -> int:
-    """Return how many channels a bundle takes; 1 if its config does not say, of which `Predictor` then complains."""
-    from monai.bundle import ConfigParser
+    """Return how many channels a bundle takes."""
+    import torch
 
     from droseg.bundles import find_bundle
+    from droseg.inference.bundle_config import InferenceConfig
 
-    path = find_bundle(bundle) / "configs" / "inference.yaml"
-    try:
-        parser = ConfigParser()
-        parser.read_config(path)
-        return len(parser.get_parsed_content("channels"))
-    except Exception:  # errors of many kinds, whatever the config's own code raises
-        return 1
+    return len(InferenceConfig(find_bundle(bundle), torch.device("cpu"))["channels"])
 
 
 def _predict(args: argparse.Namespace, found: FoundInputs, results: list[CaseResult]) -> int:

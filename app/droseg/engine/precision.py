@@ -10,6 +10,8 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from droseg.errors import InputError
+
 Precision = Literal["auto", "bf16", "fp32"]
 
 
@@ -30,6 +32,27 @@ def own_device() -> torch.device:
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
+    return device
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that somebody named: "cpu", "cuda", "cuda:1", ..., or "auto" for a GPU where there is one.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device {name}: there is no such device; use cpu, cuda or auto.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device {name}: droseg computes on cpu and cuda only; use cpu, cuda or auto.")
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise InputError(
+            f"device {name}: PyTorch finds {torch.cuda.device_count()} CUDA device(s) here; use --device cpu."
+        )
     return device
 
 

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import json
-import logging
 import math
 import pickle
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from droseg.data import Case, Datalist
 from droseg.engine import channels_last
+from droseg.engine.precision import choose_device
 from droseg.engine.run_folder import RunFolder
 from droseg.errors import BundleError, DrosegError, InputError
 from droseg.handlers.audit import read_audit
+from droseg.inference.bundle_config import BundleConfig
 from droseg.inference.weights import load_weights
 from droseg.keys import TRAINING
 
@@ -108,7 +106,7 @@ def read_run(
         DatalistError: if the datalist cannot be read, or has no training cases with labels.
     """
     run = RunFolder(Path(path))
-    config = _TrainConfig(run, _device(device))
+    config = _train_config(run, choose_device(device))
     if datalist is not None:
         config.set("datalist", str(Path(datalist).resolve()))
     if data_root is not None:
@@ -220,64 +218,13 @@ def audit_trail(run: RunFolder) -> tuple[pd.DataFrame | None, str]:
         return None, str(error)
 
 
-class _TrainConfig:
-    """The values of a run's train.yaml, by id, with errors that name the file and the id."""
-
-    def __init__(self, run: RunFolder, device: torch.device) -> None:
-        self.path, self.device = run.configs / CONFIG, device
-        if not self.path.is_file():
-            found = "there is no such folder" if not run.path.is_dir() else f"it has no configs/{CONFIG}"
-            raise BundleError(f"{run.path}: {found}; give the folder of a training, the --out of `droseg train`.")
-        self._parser = ConfigParser()
-        try:
-            self._parser.read_config(self.path)
-        except Exception as error:  # YAML errors of many kinds
-            raise BundleError(f"{self.path}: cannot be read ({error}); correct the file.") from error
-        self.set("bundle_root", str(run.path.resolve()))
-        self.set("device", device)
-
-    def set(self, config_id: str, value: Any) -> None:
-        self._parser[config_id] = value
-
-    def __getitem__(self, config_id: str) -> Any:
-        try:
-            with _quiet_readers():
-                return self._parser.get_parsed_content(config_id)
-        except Exception as error:  # whatever the config's own code raises
-            cause: BaseException = error
-            while cause.__cause__ is not None and not isinstance(cause, DrosegError):
-                cause = cause.__cause__
-            if isinstance(cause, DrosegError):
-                raise cause from error
-            raise BundleError(
-                f"{self.path}: the id '{config_id}' cannot be made ({type(cause).__name__}: {cause}); it is needed to "
-                "measure the training cases as they were trained with."
-            ) from error
-
-
-@contextlib.contextmanager
-def _quiet_readers() -> Iterator[None]:
-    """Hide the notice of MONAI 1.6 that one of its many DICOM readers is not installed."""
-    logger = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: it cannot be used here; give cpu, cuda, cuda:1 or auto.") from error
-    return device
+def _train_config(run: RunFolder, device: torch.device) -> BundleConfig:
+    """Return the values of a run's train.yaml."""
+    path = run.configs / CONFIG
+    if not path.is_file():
+        found = "there is no such folder" if not run.path.is_dir() else f"it has no configs/{CONFIG}"
+        raise BundleError(f"{run.path}: {found}; give the folder of a training, the --out of `droseg train`.")
+    return BundleConfig(path, run.path.resolve(), device)
 
 
 def _check_labels(datalist: Datalist) -> None:

@@ -1,4 +1,4 @@
-"""What `configs/inference.yaml` of a bundle says, by id, with errors that name the file and the id."""
+"""What the configs of a bundle say, by id, with errors that name the file and the id."""
 
 from __future__ import annotations
 
@@ -12,42 +12,48 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from droseg.errors import BundleError
+from droseg.errors import BundleError, DrosegError
 
 CONFIG = Path("configs") / "inference.yaml"
 
 
-class InferenceConfig:
-    """The values of a bundle's inference.yaml.
+class BundleConfig:
+    """The values of one config file of a bundle or a run folder.
 
-    Attributes:
-        path: of the file.
+    Args:
+        path: of the file, which exists.
+        folder: of the bundle.
+        device: for the config's components.
 
     Raises:
-        BundleError: if there is no such file, it cannot be read, or an id in it cannot be made.
+        BundleError: if the file cannot be read, or an id in it cannot be made.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self.path = folder / CONFIG
-        if not self.path.is_file():
-            raise BundleError(f"bundle {folder}: it has no {CONFIG}, so it cannot segment; give a complete bundle.")
+    def __init__(self, path: Path, folder: Path, device: torch.device) -> None:
+        self.path, self.device = path, device
         self._parser = ConfigParser()
         try:
-            self._parser.read_config(self.path)
+            self._parser.read_config(path)
         except Exception as error:  # YAML errors of many kinds
-            raise BundleError(f"{self.path}: cannot be read ({error}); correct the file.") from error
-        self._parser["bundle_root"] = str(folder)
-        self._parser["device"] = device
+            raise BundleError(f"{path}: cannot be read ({error}); correct the file.") from error
+        self.set("bundle_root", str(folder))
+        self.set("device", device)
+
+    def set(self, config_id: str, value: Any) -> None:
+        """Put a value under an id, in place of what the file says."""
+        self._parser[config_id] = value
 
     def __getitem__(self, config_id: str) -> Any:
-        """Return what an id makes."""
+        """Return what an id makes; an error of ours that it raises comes as it is."""
         try:
             with _quiet_readers():
                 return self._parser.get_parsed_content(config_id)
         except Exception as error:  # whatever the config's own code raises
             cause: BaseException = error
-            while cause.__cause__ is not None:
+            while cause.__cause__ is not None and not isinstance(cause, DrosegError):
                 cause = cause.__cause__
+            if isinstance(cause, DrosegError):
+                raise cause from error
             raise BundleError(
                 f"{self.path}: the id '{config_id}' cannot be made ({type(cause).__name__}: {cause}); "
                 "correct the config."
@@ -56,6 +62,19 @@ class InferenceConfig:
     def raw(self, config_id: str) -> Any:
         """Return what is written under an id; None if nothing is."""
         return self._parser.get(config_id)
+
+
+class InferenceConfig(BundleConfig):
+    """The values of a bundle's inference.yaml.
+
+    Raises:
+        BundleError: if there is no such file; and as `BundleConfig`.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        if not (folder / CONFIG).is_file():
+            raise BundleError(f"bundle {folder}: it has no {CONFIG}, so it cannot segment; give a complete bundle.")
+        super().__init__(folder / CONFIG, folder, device)
 
     def label_values(self) -> dict[str, int]:
         """Return `structures`: name -> value in the label map."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from droseg.bundles import find_bundle
 from droseg.data.dicom import DicomSeries
-from droseg.engine.precision import has_fast_bf16
+from droseg.engine.precision import choose_device, has_fast_bf16
 from droseg.errors import BundleError, InputError
 from droseg.inference.bundle_config import CONFIG, InferenceConfig
 from droseg.inference.finishing import Finishing
@@ -118,7 +118,7 @@ class Predictor:
         overlap: float | None = None,
     ) -> None:
         self.folder = find_bundle(bundle)
-        self.device = _device(device)
+        self.device = choose_device(device)
         _check_arguments(checkpoints, memory_gb, overlap)
         config = InferenceConfig(self.folder, self.device)
         self.channels: tuple[str, ...] = tuple(config["channels"])
@@ -318,22 +318,6 @@ def _check_arguments(checkpoints: Sequence[str | Path] | None, memory_gb: float 
         raise InputError(f"memory_gb is {memory_gb}; it must be above 0.")
     if overlap is not None and not 0 <= overlap < 1:
         raise InputError(f"overlap is {overlap}; it must be at least 0 and below 1.")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"device {name}: there is no such device; use cpu, cuda or auto.") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device {name}: droseg computes on cpu and cuda only; use cpu, cuda or auto.")
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise InputError(
-            f"device {name}: PyTorch finds {torch.cuda.device_count()} CUDA device(s) here; use --device cpu."
-        )
-    return device
 
 
 def _label_image(labels: NDArray[Any], affine: NDArray[np.float64]) -> nib.Nifti1Image:
