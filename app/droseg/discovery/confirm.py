@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, triu
 from scipy.stats import rankdata
 
 MIN_PATIENTS_INTERVAL: Final = 5
@@ -84,9 +85,10 @@ class _Studentized:
     def __init__(self, patients: NDArray[np.intp], members: Floats) -> None:
         sides = np.stack([members == 1, members == 0]).astype(float)  # (2, rules, cases)
         codes = np.unique(patients, return_inverse=True)[1]
-        of_patient = np.equal.outer(np.arange(codes.max() + 1), codes).astype(float)
+        # Sparse, for a dense one of 10,000 cases would take 800 MB.
+        of_patient = csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))))
         self._mean = [(side / side.sum(1, keepdims=True)).T for side in sides]  # (cases, rules)
-        num_patients = [((side @ of_patient.T) > 0).sum(1) for side in sides]
+        num_patients = [((of_patient @ side.T) > 0).sum(0) for side in sides]
         own = [
             sign * mean * np.sqrt(num / np.maximum(num - 1, 1))
             for sign, mean, num in zip((1, -1), self._mean, num_patients, strict=True)
@@ -94,7 +96,7 @@ class _Studentized:
         weight = own[0] + own[1]
         # A patient's deviation is sum_i w_i (y_i - m), m the mean of the side of scan i. Its square has products of
         # two scans, of a scan and a mean, and of two means.
-        self._pairs = np.nonzero(np.equal.outer(codes, codes) & ~np.tri(len(codes), k=-1, dtype=bool))
+        self._pairs = triu(of_patient.T @ of_patient).nonzero()
         first, second = self._pairs
         self._of_pairs = weight[first] * weight[second] * np.where(first == second, 1, 2)[:, None]
         sums = [of_patient @ side for side in own]  # (patients, rules)
