@@ -33,6 +33,15 @@ def _one_thread_per_worker() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _skip_without_gpu(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("skipped: no CUDA device")
+
+
+@pytest.fixture(autouse=True)
 def _restore_global_random_state() -> Iterator[None]:
     """Seed the global generators that libraries draw from, and restore them: the order of tests decides nothing."""
     import numpy as np
