@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -64,7 +65,7 @@ def random_scan(rng: np.random.Generator, anatomy: Anatomy, protocol: Protocol, 
         fine_affine, fine_shape = _subdivided(affine, shape, slice_axis)
         spacing_mm = float(np.linalg.norm(affine[:3, (slice_axis + 1) % 3]))
     fields = tissue_fields(individual, to_head @ fine_affine, fine_shape)
-    image = _tissue_image(rng, fields, protocol, softness_mm=0.3 * spacing_mm)
+    image = tissue_image(rng, fields, _CONTRASTS[protocol], softness_mm=0.3 * spacing_mm)
     if slice_axis is not None:
         image = _averaged(image, slice_axis)
         fields = {name: _averaged(field, slice_axis) for name, field in fields.items()}
@@ -132,17 +133,23 @@ def _averaged(field: Field, axis: int) -> Field:
     return field.reshape(shape).mean(axis=axis + 1, dtype=np.float32)
 
 
-def _tissue_image(rng: np.random.Generator, fields: dict[str, Field], protocol: Protocol, softness_mm: float) -> Field:
-    """Return the mean intensities, mixed at the borders as partial volume mixes them."""
-    contrast = _CONTRASTS[protocol]
+def tissue_image(
+    rng: np.random.Generator, fields: Mapping[str, Field], contrast: Mapping[str, float], softness_mm: float
+) -> Field:
+    """Return the mean intensities of the tissues, mixed at the borders as partial volume mixes them."""
     spread = {name: 1 + _SPREAD * rng.normal() for name in contrast}
     image = np.zeros(next(iter(fields.values())).shape, dtype=np.float32)
     for name, field in fields.items():
         tissue = "ventricles" if name == "fourth_ventricle" else name
         mean = np.float32(contrast[tissue] * spread[tissue])
-        share = 1 / (1 + np.exp(np.clip(field / np.float32(softness_mm), -20, 20)))
-        image += share * (mean - image)
+        image += inside_share(field, softness_mm) * (mean - image)
     return image
+
+
+def inside_share(field: Field, softness_mm: float) -> Field:
+    """Return how much of each voxel lies inside a shape, 0 to 1; the border is a few times `softness_mm` wide."""
+    share: Field = 1 / (1 + np.exp(np.clip(field / np.float32(softness_mm), -20, 20)))
+    return share
 
 
 def _scanned(
