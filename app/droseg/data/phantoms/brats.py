@@ -10,8 +10,14 @@ import numpy as np
 
 from droseg.data.datalist import PathLike
 from droseg.data.phantoms.files import check_arguments, make_files, write_nifti, write_text
-from droseg.data.phantoms.tumor import CHANNELS, SITES, TUMOR_TYPES, Site, TumorType, grown, random_patient
-from droseg.data.phantoms.tumor import scan_patient
+from droseg.data.phantoms.tumor import (
+    CHANNELS,
+    Site,
+    TumorType,
+    grown,
+    random_patient,
+    scan_patient,
+)
 
 MINIMUM_CASES: Final = 6
 MINIMUM_SIZE: Final = 32
