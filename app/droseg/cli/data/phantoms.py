@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from droseg.data.phantoms.people import Person
 
 LAYOUTS = {
     "datalist": "images/, labels/ and their datalist.json (default)",
@@ -48,7 +52,7 @@ def register(jobs: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Generate a cohort and print what is in it."""
     options = {"cases": args.cases, "seed": args.seed, "size": args.size, "workers": args.workers, "progress": True}
-    {"datalist": _datalist, "brats": _brats}[args.layout](args.out, options)
+    {"datalist": _datalist, "bids": _bids, "brats": _brats}[args.layout](args.out, options)
     return 0
 
 
@@ -61,6 +65,14 @@ def _datalist(out: str, options: dict[str, int]) -> None:
     print(f"Wrote {options['cases']} cases and {path}")
 
 
+def _bids(out: str, options: dict[str, int]) -> None:
+    from droseg.data.phantoms.bids import generate_bids
+
+    people = generate_bids(out, **options)
+    _print_people(people)
+    print(f"Wrote {out}/participants.tsv, images in {out}/sub-*/ses-*/anat, labels in {out}/derivatives/labels.")
+
+
 def _brats(out: str, options: dict[str, int]) -> None:
     from droseg.data.phantoms.brats import generate_brats
 
@@ -70,6 +82,17 @@ def _brats(out: str, options: dict[str, int]) -> None:
     patients = len({case.patient for case in planned})
     print(f"Wrote {len(planned)} scans of {patients} patients and {out}/sites.csv. Their datalist:")
     print(f"  python scripts/convert_brats.py {out} --sites {out}/sites.csv --out {out}/datalist.json")
+
+
+def _print_people(people: list[Person]) -> None:
+    from droseg.data.phantoms.people import SCANNERS
+
+    _print_counts("diagnosis", (person.anatomy for person in people))
+    _print_counts("site", (SCANNERS[person.protocol]["site"] for person in people))
+    sessions = [weightings for person in people for weightings in person.weightings]
+    twice = sum(len(person.weightings) > 1 for person in people)
+    without = sum("T1w" not in weightings for weightings in sessions)
+    print(f"{len(people)} people, {twice} scanned twice; {len(sessions)} sessions, {without} without T1w")
 
 
 def _print_counts(axis: str, groups: Iterable[str]) -> None:
