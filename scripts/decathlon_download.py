@@ -23,7 +23,7 @@ def download_task(task: str, root: Path, url: str | None = None, md5: str | None
     """Return the folder of a task below `root`, downloaded and unpacked as far as it is not there yet.
 
     MONAI's own `download_and_extract` begins at the first byte after every interruption, and takes a half unpacked
-    folder for a whole one; so the file grows under the name TASK.tar.part, and the folder gets its name when it is whole.
+    folder for a whole one; so the file grows under the name TASK.tar.part, and a folder is renamed when it is whole.
 
     Args:
         task: name in MONAI's table.
@@ -42,12 +42,12 @@ def download_task(task: str, root: Path, url: str | None = None, md5: str | None
         root.mkdir(parents=True, exist_ok=True)
         if tar.is_file():
             print(f"{tar}: is there, not downloaded again")
+            _check(tar, md5, url)
         else:
             part = tar.with_name(f"{tar.name}.part")
             fetch(url, part)
             _check(part, md5, url)
             os.replace(part, tar)
-        _check(tar, md5, url)
         unpacked = root / f".{task}.part"
         shutil.rmtree(unpacked, ignore_errors=True)
         extractall(tar, unpacked, hash_val=None, file_type="tar", has_base=False)

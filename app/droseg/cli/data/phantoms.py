@@ -23,8 +23,8 @@ def register(jobs: argparse._SubParsersAction) -> None:
     parser = jobs.add_parser(
         "phantoms",
         help="write a synthetic cohort with known subgroups, as datalist, BIDS, BraTS or DICOM",
-        description="Write a cohort of generated 3D brains: anatomies typical, enlarged_ventricles (14 %% of training) "
-        "and absent_cerebellum (6 %%), protocols isotropic and thick_slice, and its datalist.json. Other layouts have "
+        description="Write a cohort of generated 3D brains: anatomies typical, enlarged_ventricles (14 % of training) "
+        "and absent_cerebellum (6 %), protocols isotropic and thick_slice, and its datalist.json. Other layouts have "
         "no datalist: they are what `droseg data new` and the converters start from.",
     )
     parser.add_argument("out", metavar="OUT", help="folder to write")
@@ -52,7 +52,7 @@ def register(jobs: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Generate a cohort and print what is in it."""
     options = {"cases": args.cases, "seed": args.seed, "size": args.size, "workers": args.workers, "progress": True}
-    {"datalist": _datalist, "bids": _bids, "brats": _brats}[args.layout](args.out, options)
+    {"datalist": _datalist, "bids": _bids, "brats": _brats, "dicom": _dicom}[args.layout](args.out, options)
     return 0
 
 
@@ -82,6 +82,14 @@ def _brats(out: str, options: dict[str, int]) -> None:
     patients = len({case.patient for case in planned})
     print(f"Wrote {len(planned)} scans of {patients} patients and {out}/sites.csv. Their datalist:")
     print(f"  python scripts/convert_brats.py {out} --sites {out}/sites.csv --out {out}/datalist.json")
+
+
+def _dicom(out: str, options: dict[str, int]) -> None:
+    from droseg.data.phantoms.dicom import generate_dicom
+
+    people = generate_dicom(out, **options)
+    _print_people(people)
+    print(f"Wrote {out}/PATIENT/STUDY/SERIES/*.dcm: a localizer, T2w, T1w and a DICOM SEG of the labels per study.")
 
 
 def _print_people(people: list[Person]) -> None:
