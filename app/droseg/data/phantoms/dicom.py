@@ -292,5 +292,7 @@ def _fix(seg: Any, study: dict[str, Any]) -> None:
             element.value = study["StudyDate"]
         elif element.keyword in ("ContentTime", "InstanceCreationTime", "SeriesTime"):
             element.value = study["StudyTime"]
+        elif element.keyword == "ContributionDateTime":
+            element.value = study["StudyDate"] + study["StudyTime"]
 
     seg.walk(replace)
