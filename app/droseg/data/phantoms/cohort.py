@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
-import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
 
 from droseg.data.datalist import Case, Datalist, PathLike, write_datalist
 from droseg.data.phantoms.anatomy import ANATOMIES, STRUCTURES, Anatomy
+from droseg.data.phantoms.files import check_arguments, make_files, write_nifti
 from droseg.data.phantoms.scan import PROTOCOLS, Protocol, random_scan
-from droseg.errors import InputError
 from droseg.keys import TESTING, TRAINING, VALIDATION
 
 MINIMUM_CASES: Final = 6
@@ -97,23 +89,11 @@ def generate_phantoms(
     Raises:
         InputError: if an argument is out of range or the folder cannot be written.
     """
-    for name, value, minimum in (("cases", cases, MINIMUM_CASES), ("size", size, MINIMUM_SIZE), ("seed", seed, 0)):
-        if value < minimum:
-            raise InputError(f"{name} is {value}; phantoms need at least {minimum}.")
+    check_arguments(cases=(cases, MINIMUM_CASES), size=(size, MINIMUM_SIZE), seed=(seed, 0))
     out = Path(out).expanduser().absolute()
     planned = plan_cohort(cases, seed)
     jobs = [(case, seed, size, out) for case in planned]
-    try:
-        for folder in ("images", "labels"):
-            (out / folder).mkdir(parents=True, exist_ok=True)
-        with _mapping(workers) as mapping:
-            # A list: every case is waited for, and its error raised here.
-            list(tqdm(mapping(_write_case, jobs), total=cases, desc="phantoms", unit="case", disable=not progress))
-    except OSError as error:
-        where = error.filename or out
-        raise InputError(
-            f"{where}: cannot be written ({error.strerror}); free space or choose another folder."
-        ) from error
+    make_files(_write_case, jobs, out, workers=workers, progress=progress)
     datalist = Datalist(
         path=out / "datalist.json",
         channels=("T2w",),
@@ -127,31 +107,12 @@ def generate_phantoms(
     return datalist.path
 
 
-@contextmanager
-def _mapping(workers: int) -> Iterator[Any]:
-    """Give `map` itself, or that of a pool of processes."""
-    if workers <= 1:
-        yield map
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        yield pool.map
-
-
 def _write_case(job: tuple[PlannedCase, int, int, Path]) -> None:
     case, seed, size, out = job
     rng = np.random.default_rng([seed, case.index])
     scan = random_scan(rng, case.anatomy, case.protocol, size)
-    _write_nifti(scan.image, scan.affine, out / "images" / f"{case.case_id}.nii.gz")
-    _write_nifti(scan.label, scan.affine, out / "labels" / f"{case.case_id}.nii.gz")
-
-
-def _write_nifti(array: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None:
-    """Write a .nii.gz that is complete or not there, with the same bytes whenever it is written."""
-    image = nib.Nifti1Image(array, affine)
-    image.header.set_xyzt_units("mm")
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
-    os.replace(temporary, path)
+    write_nifti(scan.image, scan.affine, out / "images" / f"{case.case_id}.nii.gz")
+    write_nifti(scan.label, scan.affine, out / "labels" / f"{case.case_id}.nii.gz")
 
 
 def _listed(case: PlannedCase, out: Path) -> Case:

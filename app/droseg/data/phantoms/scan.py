@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from droseg.data.phantoms.anatomy import STRUCTURES, Anatomy, Field, random_individual, random_waves, tissue_fields
+from droseg.data.phantoms.anatomy import (
+    STRUCTURES,
+    Anatomy,
+    Field,
+    Individual,
+    random_individual,
+    random_waves,
+    tissue_fields,
+)
 
 Protocol = Literal["isotropic", "thick_slice"]
+Weighting = Literal["T2w", "T1w"]
 
 PROTOCOLS: Final[tuple[Protocol, ...]] = get_args(Protocol)
 FIELD_OF_VIEW_MM: Final = 128.0
 
 # Mean intensity of each tissue, of 1000 for CSF. `isotropic` is like a fetal T2w reconstruction (white matter brighter
-# than cortex), `thick_slice` like a T2w stack of slices with the contrast of a more mature brain (darker).
+# than cortex), `thick_slice` like a T2w stack of slices with the contrast of a more mature brain (darker). T1w has the
+# opposite order of tissues.
 # Ventricles and outer CSF, and the four kinds of grey matter, overlap within the spread between patients: where a
 # tissue lies has to decide.
-_CONTRASTS: Final[dict[Protocol, dict[str, float]]] = {
-    "isotropic": {
-        "scalp": 420, "skull": 120, "outer_csf": 960, "cortical_gm": 470, "white_matter": 640,
-        "ventricles": 1000, "deep_gm": 520, "cerebellum": 530, "brainstem": 580,
+_CONTRASTS: Final[dict[Weighting, dict[Protocol, dict[str, float]]]] = {
+    "T2w": {
+        "isotropic": {
+            "scalp": 420, "skull": 120, "outer_csf": 960, "cortical_gm": 470, "white_matter": 640,
+            "ventricles": 1000, "deep_gm": 520, "cerebellum": 530, "brainstem": 580,
+        },
+        "thick_slice": {
+            "scalp": 500, "skull": 160, "outer_csf": 820, "cortical_gm": 540, "white_matter": 430,
+            "ventricles": 850, "deep_gm": 490, "cerebellum": 500, "brainstem": 455,
+        },
     },
-    "thick_slice": {
-        "scalp": 500, "skull": 160, "outer_csf": 820, "cortical_gm": 540, "white_matter": 430,
-        "ventricles": 850, "deep_gm": 490, "cerebellum": 500, "brainstem": 455,
+    "T1w": {
+        "isotropic": {
+            "scalp": 760, "skull": 90, "outer_csf": 230, "cortical_gm": 610, "white_matter": 480,
+            "ventricles": 210, "deep_gm": 580, "cerebellum": 560, "brainstem": 530,
+        },
+        "thick_slice": {
+            "scalp": 800, "skull": 130, "outer_csf": 260, "cortical_gm": 500, "white_matter": 650,
+            "ventricles": 240, "deep_gm": 560, "cerebellum": 530, "brainstem": 620,
+        },
     },
 }  # fmt: skip
 _SPREAD: Final = 0.045  # of a tissue's mean between patients, as a fraction
@@ -50,12 +73,18 @@ class Scan:
 
 
 def random_scan(rng: np.random.Generator, anatomy: Anatomy, protocol: Protocol, size: int) -> Scan:
-    """Return a scan of a random individual; about a third are oblique and about half are not stored as RAS.
+    """Return a T2w scan of a random individual, see `random_scans`."""
+    return random_scans(rng, random_individual(rng, anatomy), protocol, size, ["T2w"])["T2w"]
+
+
+def random_scans(
+    rng: np.random.Generator, individual: Individual, protocol: Protocol, size: int, weightings: Sequence[Weighting]
+) -> dict[Weighting, Scan]:
+    """Return scans of an individual on one grid; about a third are oblique and about half are not stored as RAS.
 
     `size` is the number of voxels along the field of view of 128 mm in the isotropic protocol. `thick_slice` has 1.25
     times as many in the plane of a slice, and slices 1.5 times as thick as an isotropic voxel (3 mm at size 64).
     """
-    individual = random_individual(rng, anatomy)
     affine, shape, slice_axis = _random_grid(rng, protocol, size)
     to_head = np.linalg.inv(_random_pose(rng))
     if slice_axis is None:
@@ -64,11 +93,17 @@ def random_scan(rng: np.random.Generator, anatomy: Anatomy, protocol: Protocol, 
         fine_affine, fine_shape = _subdivided(affine, shape, slice_axis)
         spacing_mm = float(np.linalg.norm(affine[:3, (slice_axis + 1) % 3]))
     fields = tissue_fields(individual, to_head @ fine_affine, fine_shape)
-    image = _tissue_image(rng, fields, protocol, softness_mm=0.3 * spacing_mm)
+    sliced = fields
     if slice_axis is not None:
-        image = _averaged(image, slice_axis)
-        fields = {name: _averaged(field, slice_axis) for name, field in fields.items()}
-    return Scan(_scanned(rng, image, affine, protocol), _label(fields), affine)
+        sliced = {name: _averaged(field, slice_axis) for name, field in fields.items()}
+    label = _label(sliced)
+    scans = {}
+    for weighting in weightings:
+        image = tissue_image(rng, fields, _CONTRASTS[weighting][protocol], softness_mm=0.3 * spacing_mm)
+        if slice_axis is not None:
+            image = _averaged(image, slice_axis)
+        scans[weighting] = Scan(_scanned(rng, image, affine, protocol), label, affine)
+    return scans
 
 
 def _random_grid(
@@ -132,17 +167,23 @@ def _averaged(field: Field, axis: int) -> Field:
     return field.reshape(shape).mean(axis=axis + 1, dtype=np.float32)
 
 
-def _tissue_image(rng: np.random.Generator, fields: dict[str, Field], protocol: Protocol, softness_mm: float) -> Field:
-    """Return the mean intensities, mixed at the borders as partial volume mixes them."""
-    contrast = _CONTRASTS[protocol]
+def tissue_image(
+    rng: np.random.Generator, fields: Mapping[str, Field], contrast: Mapping[str, float], softness_mm: float
+) -> Field:
+    """Return the mean intensities of the tissues, mixed at the borders as partial volume mixes them."""
     spread = {name: 1 + _SPREAD * rng.normal() for name in contrast}
     image = np.zeros(next(iter(fields.values())).shape, dtype=np.float32)
     for name, field in fields.items():
         tissue = "ventricles" if name == "fourth_ventricle" else name
         mean = np.float32(contrast[tissue] * spread[tissue])
-        share = 1 / (1 + np.exp(np.clip(field / np.float32(softness_mm), -20, 20)))
-        image += share * (mean - image)
+        image += inside_share(field, softness_mm) * (mean - image)
     return image
+
+
+def inside_share(field: Field, softness_mm: float) -> Field:
+    """Return how much of each voxel lies inside a shape, 0 to 1; the border is a few times `softness_mm` wide."""
+    share: Field = 1 / (1 + np.exp(np.clip(field / np.float32(softness_mm), -20, 20)))
+    return share
 
 
 def _scanned(
