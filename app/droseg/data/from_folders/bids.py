@@ -75,7 +75,9 @@ def image_source(channel: str, wanted: Name, root: Path, tree: Tree, findings: F
     scans = _scans(names, wanted, root, findings)
     if names and not scans:
         suffixes = {Name.of(strip_suffix(PurePosixPath(n).name)).suffix for n in names if n.endswith(IMAGE_SUFFIXES)}
-        findings.error(f"{channel}: no image '{_text(wanted)}' in {root}; suffixes there: {some(sorted(suffixes), 12)}.")
+        findings.error(
+            f"{channel}: no image '{_text(wanted)}' in {root}; suffixes there: {some(sorted(suffixes), 12)}."
+        )
     findings.note(f"{channel}: {counted(len(scans), 'image')} with '{_text(wanted)}' in the BIDS tree {root}.")
     return Source(channel, tuple(scans), lambda paths: _which(paths, f"--image '{channel}=", wanted))
 

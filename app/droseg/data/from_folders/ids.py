@@ -25,7 +25,9 @@ def without_zeros(name: str) -> str:
 def loosely(name: str) -> str:
     """Return a name as it sounds: without case, zeros, punctuation, and with O and l as the digits 0 and 1."""
     squeezed = re.sub(r"[\W_]+", "", name.casefold())
-    return without_zeros(re.sub(r"(?<![a-z])[il](?=\d)|(?<=\d)[il](?![a-z])", "1", re.sub(r"o(?=\d)|(?<=\d)o", "0", squeezed)))
+    return without_zeros(
+        re.sub(r"(?<![a-z])[il](?=\d)|(?<=\d)[il](?![a-z])", "1", re.sub(r"o(?=\d)|(?<=\d)o", "0", squeezed))
+    )
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

@@ -110,7 +110,9 @@ class Pattern:
                 "for example 'sub-{subject}/anat/*_T2w.nii.gz'."
             )
         if stray := re.search(r"[{}]", _WILDCARD.sub("", rest)):
-            raise InputError(f"'{text}': a '{stray[0]}' that belongs to no wildcard; a wildcard is written {{subject}}.")
+            raise InputError(
+                f"'{text}': a '{stray[0]}' that belongs to no wildcard; a wildcard is written {{subject}}."
+            )
         self.names = tuple(dict.fromkeys(names))
         self._prefixed = {kind: f"{prefix}{{{kind}" in rest for kind, prefix in PREFIXES.items()}
         self._lazy, self._greedy, self._any_case = (
@@ -169,7 +171,9 @@ class Pattern:
                 parents = fitting
                 continue
             below = set(parents)
-            there = dict.fromkeys(Path(n).name + "/" * d for n, d in entries if str(Path(n).parent) in below | _dot(below))
+            there = dict.fromkeys(
+                Path(n).name + "/" * d for n, d in entries if str(Path(n).parent) in below | _dot(below)
+            )
             place = some([str(self.base / name) for name in parents[:2]], 2) + (" ..." if len(parents) > 2 else "")
             return f"nothing fits '{part}'; in {place} there are: {some(there) or 'no files'}"
         return "what matches are neither images nor folders of DICOM files"

@@ -37,7 +37,9 @@ def glob_source(name: str, patterns: Sequence[Pattern], tree: Tree, findings: Fi
             findings.error(f"{name}: '{pattern.text}' matches no image; {pattern.why_nothing(tree)}.")
         if others:
             kinds = some(sorted({Path(other).suffix or Path(other).name for other in others}))
-            findings.note(f"{name}: {counted(len(others), 'file')} that match are no images ({kinds}) and are left out.")
+            findings.note(
+                f"{name}: {counted(len(others), 'file')} that match are no images ({kinds}) and are left out."
+            )
         findings.note(f"{name}: {counted(len(found), 'image')} by '{pattern.text}'.")
         scans.update({scan.path: scan for scan in found})
     return Source(name, tuple(scans.values()), lambda paths: _narrower(paths, patterns))
