@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from droseg.data.from_folders.findings import Findings, counted, some
@@ -209,6 +209,7 @@ def _complete(
 ) -> list[FoundCase]:
     """Return the cases that may stay; those that lack a channel or a label become a finding."""
     lacking: dict[str, list[str]] = {}
+    whole_keys = {case.key for case in cases if _is_whole(case, needs_label)}
     for case in cases:
         names = [source.name for source, image in zip(channels, case.images, strict=True) if image is None]
         if needs_label and case.label is None:
@@ -216,7 +217,7 @@ def _complete(
         for name in names:
             index = [*(source.name for source in channels), "label"].index(name)
             # One that has what this case lacks, and lacks what this one has, may be the same under another name.
-            others = [k for k in by_source[index] if not any(k == c.key and _is_whole(c, needs_label) for c in cases)]
+            others = [key for key in by_source[index] if key not in whole_keys]
             lacking.setdefault(case.case_id, []).append(name + _perhaps(case.key, others))
     if not lacking:
         return list(cases)
@@ -236,7 +237,7 @@ def _complete(
         ways = "--exclude CASE or --skip-incomplete leaves them out"
         ways += "; --allow-missing-channels keeps those that lack a channel" * bool(of_channels and len(channels) > 1)
         findings.error(f"{counted(len(items), 'case')} without a label or with a missing channel ({ways}):", items)
-    return [replace(case) for case in cases]
+    return list(cases)
 
 
 def _is_whole(case: FoundCase, needs_label: bool) -> bool:

@@ -91,7 +91,7 @@ def read_table(
         return None
     fields = text.fields.map(_plain)
     rows = [
-        Row(path, int(line), values[subject], values[session] if session else "", values)
+        Row(path, int(line), values[subject], _named(values[session]) if session else "", values)
         for line, values in zip(fields.index, fields.to_dict(orient="records"), strict=True)
     ]
     rows = _kept(rows, where, text, findings)
@@ -128,6 +128,10 @@ def _plain(text: str) -> str:
     if match := re.fullmatch(r'="(.*)"', text):
         return match[1].strip()
     return text[1:] if re.fullmatch(r"'\d+", text) else text
+
+
+def _named(session: str) -> str:
+    return "" if session.lower() in MISSING else session
 
 
 def _column(
@@ -176,7 +180,7 @@ def _find_blank_ids(rows: Sequence[Row], subject: str, session: str | None, find
     if blank:
         findings.warning(f"{counted(len(blank), 'row')} with no subject in column '{subject}', left out:", blank)
     if session:
-        blank = [str(row) for row in rows if row.session.lower() in MISSING and row.subject.lower() not in MISSING]
+        blank = [str(row) for row in rows if not row.session and row.subject.lower() not in MISSING]
         if blank:
             text = (
                 f"{counted(len(blank), 'row')} with no session in column '{session}', which fit only cases without one:"
