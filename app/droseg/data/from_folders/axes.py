@@ -82,7 +82,7 @@ def column_values(
         return None
     having.sort(key=lambda joined: not joined.table.by_session)
     kinds = [joined.table.by_session for joined in having]
-    if wildcard and having or len(set(kinds)) < len(kinds):
+    if (wildcard and having) or len(set(kinds)) < len(kinds):
         findings.error(f"axis {axis.name}: '{axis.column}' is in {' and in '.join(places)}; rename one of them.")
         return None
     if len(having) > 1:
@@ -190,7 +190,9 @@ def _find_doubtful_groups(axis: Axis, groups: Sequence[str], findings: Findings)
     for group in sorted(counts):
         number = as_number(group, comma_is_decimal=True)
         alike["".join(group.casefold().split()) if number is None else f"{number:g}"].append(group)
-    items = [" and ".join(f"'{g}' ({counted(counts[g], 'case')})" for g in same) for same in alike.values() if len(same) > 1]
+    items = [
+        " and ".join(f"'{g}' ({counted(counts[g], 'case')})" for g in same) for same in alike.values() if len(same) > 1
+    ]
     if items:
         text = f"axis {axis.name}: groups that differ only in spelling stay apart; correct the table if they are one:"
         findings.warning(text, items)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from droseg.data.from_folders.findings import some
 from droseg.data.dicom_header import is_dicom_file
+from droseg.data.from_folders.findings import some
 from droseg.data.volumes import NIBABEL_SUFFIXES, VOLUME_SUFFIXES
 from droseg.errors import InputError
 

@@ -53,7 +53,9 @@ def read_structures(path: Path) -> Structures:
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
-        raise DatalistError(f"{path}: cannot be read ({(error.strerror or '?').lower()}); correct --structures.") from error
+        raise DatalistError(
+            f"{path}: cannot be read ({(error.strerror or '?').lower()}); correct --structures."
+        ) from error
     if text.lstrip().startswith("{"):
         try:
             document = json.loads(text)
@@ -70,7 +72,9 @@ def read_structures(path: Path) -> Structures:
     named: dict[str, list[int]] = {}
     for line, (index, name) in zip(table.fields.index, table.fields[["index", "name"]].to_numpy(), strict=True):
         if not re.fullmatch(r"\d+", index) or not name:
-            raise DatalistError(f"{path}, line {line}: index '{index}' and name '{name}'; a number and a name are needed.")
+            raise DatalistError(
+                f"{path}, line {line}: index '{index}' and name '{name}'; a number and a name are needed."
+            )
         named.setdefault(name, []).append(int(index))
     return _checked(named, str(path))
 
@@ -82,7 +86,7 @@ def _checked(named: Mapping[str, list[int]], source: str) -> Structures:
         raise DatalistError(f"{source}: {error}") from error
 
 
-def read_label_values(labels: Sequence[Path], findings: Findings, progress: bool = False) -> LabelValues:
+def read_label_values(labels: Sequence[Path], progress: bool = False) -> LabelValues:
     """Return the values of each label that can be read; one that cannot be read, or is no label, is left out."""
     found: LabelValues = {}
     for path in tqdm(labels, desc="reading labels", unit="label", delay=2, disable=not progress):
@@ -117,9 +121,13 @@ def ask_for_structures(found: LabelValues, findings: Findings, files: Sequence[P
 def check_occurrence(structures: Structures, found: LabelValues, findings: Findings) -> None:
     """Report structures that occur in no label."""
     labels, _ = _occurrence(found)
-    absent = [f"{n}={','.join(map(str, values))}" for n, values in structures.items() if not any(v in labels for v in values)]
+    absent = [
+        f"{n}={','.join(map(str, values))}" for n, values in structures.items() if not any(v in labels for v in values)
+    ]
     if found and absent:
-        text = f"{counted(len(absent), 'structure')} in none of the labels: {some(absent, 20)}; the values that occur are"
+        text = (
+            f"{counted(len(absent), 'structure')} in none of the labels: {some(absent, 20)}; the values that occur are"
+        )
         findings.warning(f"{text} {some(map(str, sorted(labels)), 30) or 'none'}. Leave out what cannot be learned.")
 
 
