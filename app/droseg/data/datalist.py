@@ -231,7 +231,7 @@ def _collect(errors: list[str], read: Callable[[], T], default: T) -> T:
 
 def _entry(case: Case, root: Path) -> dict[str, Any]:
     """Return the JSON object of a case."""
-    images = [_relative(image, root) for image in case.images]
+    images = [None if image is None else _relative(image, root) for image in case.images]
     entry: dict[str, Any] = {CASE_ID: case.case_id}
     if case.patient_id != case.case_id:
         entry[PATIENT_ID] = case.patient_id

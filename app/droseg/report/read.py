@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from droseg.data.csv_text import TextTable, read_text
 from droseg.errors import InputError
 from droseg.metrics import COLUMNS, METRICS, has_direction, higher_is_better, is_metric, is_own_column
 from droseg.report.checks import VOLUMES, as_fractions, check_distances, check_groups, check_ids, fill_patients
-from droseg.report.csv_text import TextTable, read_text
 from droseg.report.seeds import (
     SEED,
     average_seeds,

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from droseg.data.form import strip_suffix
+
 Tags = dict[str, float | str]
 
 SIDECAR_TAGS: Final = (
@@ -47,10 +49,11 @@ def scanner_tags(image: Path) -> Tags:
     """
     if image.is_dir():
         return _of_series(image)
-    return _of_sidecar(image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json"))
+    return sidecar_tags(image.with_name(strip_suffix(image.name) + ".json"))
 
 
-def _of_sidecar(path: Path) -> Tags:
+def sidecar_tags(path: Path) -> Tags:
+    """Return the scanner tags of a JSON file; empty if it is not there or no such file."""
     try:
         tags = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -12,7 +12,7 @@ import pytest
 
 from droseg.data.datalist import Case
 from droseg.discovery.features import datalist_features, image_features
-from droseg.discovery.scanner import DICOM_TAGS, scanner_tags
+from droseg.data.scanner import DICOM_TAGS, scanner_tags
 
 pydicom = pytest.importorskip("pydicom", reason="skipped: pydicom is not installed")
 

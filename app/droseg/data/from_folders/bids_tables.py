@@ -1,0 +1,48 @@
+"""The tables of a BIDS tree: `participants.tsv`, and `sub-*/sub-*_sessions.tsv` taken together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from droseg.data.csv_text import read_text
+from droseg.data.from_folders.findings import Findings, counted
+from droseg.data.from_folders.tables import Row, SubjectTable, read_table, unknown_column
+from droseg.errors import InputError
+
+
+def bids_tables(root: Path, findings: Findings) -> list[SubjectTable]:
+    """Return the tables of a BIDS tree that are there."""
+    found = []
+    participants = root / "participants.tsv"
+    if participants.is_file():
+        table = read_table(participants, findings, subject_column="participant_id", use_sessions=False)
+        found += [table] if table else []
+    else:
+        findings.note(f"{root}: no participants.tsv.")
+    sessions = _sessions(root, findings)
+    return found + ([sessions] if sessions else [])
+
+
+def _sessions(root: Path, findings: Findings) -> SubjectTable | None:
+    """Return the rows of all sessions tables as one; None if there is none."""
+    rows: list[Row] = []
+    columns: dict[str, None] = {}
+    paths = sorted(root.glob("sub-*/sub-*_sessions.tsv"))
+    for path in paths:
+        try:
+            text = read_text(path, lambda note, path=path: findings.note(f"{path}: {note}."), "one row per session")  # type: ignore[misc]
+        except InputError as error:
+            findings.error(str(error))
+            continue
+        if "session_id" not in text.header:
+            findings.error(unknown_column("session_id", text, "the table"))
+            continue
+        columns |= dict.fromkeys(text.header)
+        fields = text.fields.to_dict(orient="records")
+        for line, values in zip(text.fields.index, fields, strict=True):
+            rows.append(Row(path, int(line), path.parent.name, values["session_id"], values))
+    if not rows:
+        return None
+    findings.note(f"{root}/sub-*/sub-*_sessions.tsv: {counted(len(rows), 'row')}, joined by subject and session_id.")
+    filled = [Row(r.path, r.line, r.subject, r.session, {**dict.fromkeys(columns, ""), **r.values}) for r in rows]
+    return SubjectTable(root / "sub-*_sessions.tsv", tuple(columns), tuple(filled), True, comma_is_decimal=True)

@@ -1,0 +1,275 @@
+"""From folders and tables to a datalist: finds the files, joins the tables, makes the groups, reads the volumes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+from tqdm import tqdm
+
+from droseg.data.check import Problem, check_datalist
+from droseg.data.datalist import Case, Datalist
+from droseg.data.from_folders import bids
+from droseg.data.from_folders.axes import Axis, JoinedTable, Values, column_values, groups_on, header_values
+from droseg.data.from_folders.bids_tables import bids_tables
+from droseg.data.from_folders.channels import ChannelOption
+from droseg.data.from_folders.findings import Findings, counted
+from droseg.data.from_folders.headers import header_fields
+from droseg.data.from_folders.join import join_table
+from droseg.data.from_folders.matching import FoundCase, Key, Leniency, match_cases
+from droseg.data.from_folders.patterns import Pattern, Tree
+from droseg.data.from_folders.sources import Source, glob_source
+from droseg.data.from_folders.structures import (
+    LabelValues,
+    Structures,
+    ask_for_structures,
+    check_occurrence,
+    read_label_values,
+)
+from droseg.data.from_folders.tables import SubjectTable, read_table
+from droseg.data.scanner import Tags
+from droseg.data.volumes import VolumeError
+from droseg.errors import DatalistError
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables that a person gives, and how their rows are known."""
+
+    paths: tuple[Path, ...] = ()
+    subject_column: str | None = None
+    session_column: str | None = None
+    where: tuple[tuple[str, str], ...] = ()
+    match_numbers: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks for.
+
+    Attributes:
+        root: folder that globs start from, or a BIDS tree.
+        labels: globs of the labels; of a BIDS tree also a folder, or the entities of the file names.
+        unlabelled: images to be segmented, also where a BIDS tree has labels.
+        structures: empty if nobody named them.
+        other_values: whether label values that no structure names count as background.
+        section: of the datalist; default: training, or testing without labels.
+        volumes: whether to read the voxels, as `droseg data check` does.
+    """
+
+    root: Path
+    channels: tuple[ChannelOption, ...]
+    labels: tuple[str, ...] = ()
+    bids: bool = False
+    unlabelled: bool = False
+    tables: Tables = field(default_factory=Tables)
+    axes: tuple[Axis, ...] = ()
+    structures: Structures = field(default_factory=dict)
+    other_values: bool = False
+    allow: Leniency = field(default_factory=Leniency)
+    section: str | None = None
+    volumes: bool = True
+
+
+def build_datalist(request: Request, out: Path, findings: Findings, progress: bool = False) -> Datalist | None:
+    """Return the datalist that a person asks for; None if there is an error among the findings.
+
+    Args:
+        request: what is wanted.
+        out: where it is going to be written.
+        findings: takes all that is wrong or worth knowing; every check is made whatever the others found.
+        progress: show progress bars on stderr.
+
+    Raises:
+        InputError: if a glob cannot be understood.
+        DatalistError: if there is no such folder.
+    """
+    root = Path(os.path.abspath(request.root.expanduser()))
+    if not root.is_dir():
+        raise DatalistError(
+            f"{root}: {'not a folder' if root.exists() else 'no such folder'}; give the one of the images."
+        )
+    sources, labels = _sources(request, root, findings)
+    cases = match_cases(sources, labels, request.allow, findings)
+    groups = _groups(request, root, cases, findings)
+    names = tuple(name for channel in request.channels for name in channel.names)
+    section = request.section or ("testing" if labels is None else "training")
+    datalist = Datalist(
+        Path(os.path.abspath(out)),
+        names,
+        request.structures,
+        {section: tuple(_entry(case, groups[case.key]) for case in cases)},
+    )
+    if labels is not None:
+        datalist = _named_structures(request, datalist, root, findings, progress)
+    if request.volumes:
+        _check(datalist, findings, progress)
+    if not cases:
+        findings.error(f"{root}: no case.")
+    return None if findings.count("error") else replace(datalist, structures=request.structures)
+
+
+def _sources(request: Request, root: Path, findings: Findings) -> tuple[list[Source], Source | None]:
+    """Return the files of each channel, and of the labels."""
+    tree = Tree()
+    for channel in request.channels:
+        if channel.derived and not request.bids:
+            findings.note(f"--image '{channel.globs[0]}' is called {channel.names[0]}; NAME=GLOB gives another name.")
+    if request.bids:
+        wanted = [(", ".join(c.names), bids.query(c.globs[0])) for c in request.channels]
+        sources = [bids.image_source(name, query, root, tree, findings) for name, query in wanted]
+    else:
+        patterns = [(", ".join(c.names), [Pattern(glob, root) for glob in c.globs]) for c in request.channels]
+        sources = [glob_source(name, globs, tree, findings) for name, globs in patterns]
+    if request.unlabelled or not (request.labels or request.bids):
+        findings.note("no labels asked for: a list of images to be segmented.")
+        return sources, None
+    globs = [label for label in request.labels if "{" in label]
+    if globs or not request.bids:
+        return sources, glob_source("label", [Pattern(label, root) for label in request.labels], tree, findings)
+    return sources, bids.label_source(next(iter(request.labels), None), root, tree, findings)
+
+
+def _groups(request: Request, root: Path, cases: Sequence[FoundCase], findings: Findings) -> dict[Key, dict[str, str]]:
+    """Return the groups of each case on all axes."""
+    used = {axis.column for axis in request.axes if axis.column}
+    tables = _joined(request, root, cases, used, findings)
+    headers = _Headers(request, root, findings)
+    groups: dict[Key, dict[str, str]] = {case.key: {} for case in cases}
+    for axis in request.axes:
+        values: Values | None
+        if axis.header:
+            values = header_values(axis, cases, headers.fields, findings)
+            if len(request.channels) > 1 and not axis.channel:
+                first = request.channels[0].names[0]
+                text = f"axis {axis.name}: {axis.header} of the first channel, {first}"
+                findings.note(f"{text}; {axis.name}=CHANNEL:{axis.header} takes another one.")
+        else:
+            values = column_values(axis, cases, tables, findings)
+        if values is not None:
+            for key, group in groups_on(axis, cases, values, findings).items():
+                groups[key][axis.name] = group
+    return groups
+
+
+def _joined(
+    request: Request, root: Path, cases: Sequence[FoundCase], used: set[str], findings: Findings
+) -> list[JoinedTable]:
+    """Return the tables that were given, and those of a BIDS tree, joined to the cases."""
+    asked = request.tables
+    use_sessions = any(case.session for case in cases)
+    found: list[SubjectTable] = []
+    for path in asked.paths:
+        table = read_table(
+            path,
+            findings,
+            subject_column=asked.subject_column,
+            session_column=asked.session_column,
+            where=asked.where,
+            use_sessions=use_sessions,
+        )
+        found += [table] if table else []
+    if request.bids:
+        given = {os.path.realpath(path) for path in asked.paths}
+        found += [table for table in bids_tables(root, findings) if os.path.realpath(table.path) not in given]
+    return [
+        JoinedTable(
+            table,
+            join_table(
+                table,
+                cases,
+                used,
+                findings,
+                match_numbers=asked.match_numbers,
+                complete=not table.name.startswith("sub-*"),
+            ),
+        )
+        for table in found
+    ]
+
+
+class _Headers:
+    """The header fields of each image, read once."""
+
+    def __init__(self, request: Request, root: Path, findings: Findings) -> None:
+        self._names = [name for channel in request.channels for name in channel.names]
+        self._root = root if request.bids else None
+        self._findings = findings
+        self._known: dict[Path, Tags] = {}
+
+    def fields(self, case: FoundCase, channel: str) -> Tags:
+        """Return the header fields of a case's channel, or of the first channel that it has."""
+        images = case.images
+        if channel:
+            images = (images[self._names.index(channel)],) if len(images) > 1 else images
+        image = next((image for image in images if image is not None), None)
+        if image is None:
+            return {}
+        if image not in self._known:
+            sidecars = bids.sidecars(image, self._root) if self._root else None
+            try:
+                self._known[image] = header_fields(image, sidecars)
+            except VolumeError as error:
+                self._findings.error(f"{case.case_id}: {error}")
+                self._known[image] = {}
+        return self._known[image]
+
+
+def _entry(case: FoundCase, groups: Mapping[str, str]) -> Case:
+    images = cast("tuple[Path, ...]", case.images)  # a channel that is missing is None, and null in the file
+    return Case(case.case_id, case.subject, images, case.label, dict(groups))
+
+
+def _named_structures(request: Request, datalist: Datalist, root: Path, findings: Findings, progress: bool) -> Datalist:
+    """Return the datalist with the structures by which its labels can be checked; asks for them if there are none."""
+    labels = [case.label for cases in datalist.sections.values() for case in cases if case.label is not None]
+    if request.structures and not request.volumes:
+        return datalist
+    found = read_label_values(labels, progress)
+    occurring = tuple(sorted({value for values in found.values() for value in values}))
+    if not request.structures:
+        ask_for_structures(found, findings, sorted(root.glob("**/*dseg.tsv")) if request.bids else [])
+        return replace(datalist, structures={"any": occurring or (1,)})
+    check_occurrence(request.structures, found, findings)
+    if not request.other_values:
+        return datalist
+    _tell_other_values(request.structures, found, findings)
+    return replace(datalist, structures={**request.structures, "others": occurring or (1,)})
+
+
+def _tell_other_values(structures: Structures, found: LabelValues, findings: Findings) -> None:
+    """Report the values that count as background."""
+    named = {value for values in structures.values() for value in values}
+    items = []
+    for path, values in found.items():
+        others = [f"{value} ({voxels} voxels)" for value, voxels in values.items() if value not in named]
+        items += [f"{path}: {', '.join(others)}"] if others else []
+    if items:
+        text = f"{counted(len(items), 'label')} with values that no structure names; they count as background:"
+        findings.warning(text, items)
+
+
+def _check(datalist: Datalist, findings: Findings, progress: bool) -> None:
+    """Report every problem of the volumes and groups, as `droseg data check` finds them."""
+    # A case is checked by the channels that it has; one file may hold all of them.
+    rows = [(section, case) for section, cases in datalist.sections.items() for case in cases]
+    problems: list[Problem] = []
+    present: dict[str, list[Case]] = {section: [] for section in datalist.sections}
+    for section, case in tqdm(rows, desc="reading images", unit="case", delay=2, disable=not progress):
+        images = tuple(image for image in case.images if image is not None)
+        names = datalist.channels if len(case.images) == 1 else datalist.channels[: len(images)]
+        present[section].append(replace(case, images=images))
+        only = replace(datalist, channels=names, sections={section: (present[section][-1],)})
+        problems += [problem for problem in check_datalist(only) if problem.case_id]
+    whole = replace(datalist, sections={section: tuple(cases) for section, cases in present.items()})
+    problems += check_datalist(whole, sections=[])
+    for severity in ("error", "warning"):
+        items = [": ".join(filter(None, (p.case_id, p.message))) for p in problems if p.severity == severity]
+        if items:
+            hint = "; `droseg data regrid` resamples to one grid" * any(
+                "resample it" in i and "regrid" not in i for i in items
+            )
+            findings.add(severity, f"{counted(len(items), 'problem')} of volumes and groups{hint}:", items)
