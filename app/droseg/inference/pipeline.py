@@ -202,7 +202,7 @@ class Pipeline:
         self._refuse_same_file(job.files.labels)
         if job.image is not None:  # first: a label map that is there says that all of the case is
             found = job.segmentation
-            pictures = case_pictures(job.image.numpy(), found.labels, found.affine, self._model.structures)
+            pictures = case_pictures(_shown(job.image), found.labels, found.affine, self._model.structures)
             save_pictures(self._out, job.case.case_id, pictures)
         job.result = job.files.write(job.segmentation)
 
@@ -220,6 +220,11 @@ def _ended(future: Future[None] | None) -> Future[None] | None:
     return None
 
 
+def _shown(image: MetaTensor) -> NDArray[Any]:
+    """Return the channels of an image that there are, of which a picture shows the first."""
+    return np.asarray(image.as_tensor().numpy()[present_channels(image)])
+
+
 def _has_room(job: _Job) -> bool:
     if job.prepared is None:
         return True
@@ -231,7 +236,7 @@ def _failure(job: _Job, error: Exception) -> CaseResult:
     found, remedy = explain(error)
     status: Status = "out_of_domain" if isinstance(error, OutOfDomainError) else "failed"
     checksum = job.files.image_sha256 if job.files is not None else None
-    images = tuple(str(path) for path in job.case.images)
+    images = source_names(job.case.images)
     return CaseResult(job.case.case_id, images, status, 0.0, image_sha256=checksum, error=found, remedy=remedy)
 
 
