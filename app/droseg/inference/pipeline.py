@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from monai.data import MetaTensor
 
+from droseg.data.channels import present_channels
 from droseg.errors import BundleError
 from droseg.inference.case_pictures import case_pictures, save_pictures
 from droseg.inference.inputs import InputCase
@@ -22,7 +23,7 @@ from droseg.inference.outputs import CaseFiles, Model, Wanted
 from droseg.inference.predictor import Predictor, Prepared, Segmentation
 from droseg.inference.quality import OutOfDomainError
 from droseg.inference.reading import ImageError
-from droseg.inference.record import CaseResult, Status
+from droseg.inference.record import CaseResult, Status, source_names
 from droseg.inference.writing import OutputError
 
 THREAD_PREFIX = "droseg-"
@@ -201,8 +202,8 @@ class Pipeline:
             return
         self._refuse_same_file(job.files.labels)
         if job.image is not None:  # first: a label map that is there says that all of the case is
-            found = job.segmentation
-            pictures = case_pictures(_shown(job.image), found.labels, found.affine, self._model.structures)
+            found, first = job.segmentation, present_channels(job.image).index(True)
+            pictures = case_pictures(job.image.numpy()[first], found.labels, found.affine, self._model.structures)
             save_pictures(self._out, job.case.case_id, pictures)
         job.result = job.files.write(job.segmentation)
 
@@ -218,11 +219,6 @@ def _ended(future: Future[None] | None) -> Future[None] | None:
     if future is not None:
         future.result()
     return None
-
-
-def _shown(image: MetaTensor) -> NDArray[Any]:
-    """Return the channels of an image that there are, of which a picture shows the first."""
-    return np.asarray(image.as_tensor().numpy()[present_channels(image)])
 
 
 def _has_room(job: _Job) -> bool:
