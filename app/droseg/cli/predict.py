@@ -102,8 +102,8 @@ def _register_choice(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--missing-channels",
         choices=("error", "zero"),
-        help="a case that lacks a channel (no CASE_0001, or null in a datalist) fails, or gets zeros there and a flag if "
-        "the network was trained to do without (default: as the bundle says)",
+        help="a case that lacks a channel (no CASE_0001, or null in a datalist) fails, or gets zeros there and a flag "
+        "if the network was trained to do without (default: as the bundle says)",
     )
     group.add_argument(
         "--force", action="store_true", help="segment images, too, that are unlike what the model was trained on"

@@ -222,13 +222,8 @@ def _missing_problems(datalist: Datalist) -> Iterator[Problem]:
         for channel in datalist.channels:
             lacking = [case.case_id for case in cases if channel in case.missing_channels(datalist.channels)]
             if lacking:
-                whose = (
-                    "no case has it" if len(lacking) == len(cases) else f"{len(lacking)} of {len(cases)} cases lack it"
-                )
-                text = (
-                    f"channel {channel}: {whose} ({_listed(lacking, 20)}); missing_channels: zero fills it with zeros."
-                )
-                yield Problem("warning", section, "", text)
+                text = f"{len(lacking)} of {len(cases)} cases lack channel {channel} ({_listed(lacking, 20)})"
+                yield Problem("warning", section, "", f"{text}; missing_channels: zero fills it with zeros.")
 
 
 def _group_problems(datalist: Datalist) -> Iterator[Problem]:

@@ -55,8 +55,8 @@ def reference_items(
     incomplete = [case.case_id for case in cases if None in case.images]
     if incomplete and missing_channels == "error":
         raise DatalistError(
-            f"{datalist.path}: {section}: {', '.join(incomplete)} lack channels, and missing_channels is error; a bundle "
-            "that was trained with missing_channels: zero fills them."
+            f"{datalist.path}: {section}: {', '.join(incomplete)} lack channels, which only a bundle fills "
+            "that was trained with missing_channels: zero."
         )
     missing = [case.case_id for case in cases if case.label is None]
     if missing:

@@ -21,8 +21,9 @@ def channel_sets(
     """Return the files as cases: sets of channels where their names say so, and single files.
 
     For several channels a set has one path per channel, also where there is no such file, so that reading it names
-    the missing one; with `missing_channels` "zero" it has None there. Further channels of the set are in it too. For one channel `CASE_0000` stands for CASE where it is
-    the only file of that kind: `CASE_0000, CASE_0001` are more likely numbered cases.
+    the missing one; with `missing_channels` "zero" it has None there. Further channels of the set are in it too. For
+    one channel `CASE_0000` stands for CASE where it is the only file of that kind: `CASE_0000, CASE_0001` are more
+    likely numbered cases.
     """
     sets: dict[tuple[Path, str, str], dict[int, Path]] = defaultdict(dict)
     for path in images:

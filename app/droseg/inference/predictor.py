@@ -161,8 +161,8 @@ class Predictor:
         """Return the segmentation on the image's own grid, with the bundle's label values, and what to look at.
 
         Args:
-            image: a path (file or DICOM series folder), a list with one path per channel (None: missing), a nibabel image, a
-                `MetaTensor` (C, H, W, D), or an array (C, H, W, D) together with `affine`.
+            image: a path (file or DICOM series folder), a list with one path per channel (None: missing), a nibabel
+                image, a `MetaTensor` (C, H, W, D), or an array (C, H, W, D) together with `affine`.
             affine: (4, 4), voxel index -> mm in RAS+; only for an array, which may also come as a pair (array, affine).
 
         Raises:

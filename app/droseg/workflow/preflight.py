@@ -165,8 +165,8 @@ def check_cases(
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
         fill = (
-            "\nTo train on cases that lack a channel, which is then filled with zeros: missing_channels=zero; to make the "
-            "network robust to it, also channel_dropout=0.1."
+            "\nTo train on cases that lack a channel, filled with zeros: missing_channels=zero; and for a network that "
+            "does without any channel, also channel_dropout=0.1."
         ) * bool(incomplete)
         raise DatalistError(
             f"{datalist.path}: training does not start, {len(errors)} error(s):\n{problem_table(errors)}\n"
