@@ -13,6 +13,9 @@ PATIENT_ID: Final = "patient_id"
 INDEX: Final = "index"
 """Row of the case in its datalist section, hence also its row in the loss history."""
 
+PRESENT: Final = "present_channels"
+"""In the meta data of an image of which a channel is missing: which channels are there, (C,) of bool."""
+
 CASE_LOSS: Final = "case_loss"
 """Per-case losses of a training batch, shape (B,), in `engine.state.output`."""
 CASE_WEIGHT: Final = "case_weight"

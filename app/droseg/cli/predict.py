@@ -17,6 +17,7 @@ from droseg.errors import BundleError, DatalistError, InputError, WeightsError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from droseg.data.channels import MissingChannels
     from droseg.inference import CaseResult, FoundInputs
 
 CONTAINER_LINE = (
@@ -98,6 +99,12 @@ def _register_choice(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--section", help="of a datalist: training, validation, testing, ...")
     group.add_argument("--data-root", metavar="DIR", help="folder that a datalist's relative paths start from")
+    group.add_argument(
+        "--missing-channels",
+        choices=("error", "zero"),
+        help="a case that lacks a channel (no CASE_0001, or null in a datalist) fails, or gets zeros there and a flag "
+        "if the network was trained to do without (default: as the bundle says)",
+    )
     group.add_argument(
         "--force", action="store_true", help="segment images, too, that are unlike what the model was trained on"
     )
@@ -199,11 +206,13 @@ def _fill_in_container_folders(args: argparse.Namespace) -> None:
 def _find(args: argparse.Namespace) -> FoundInputs:
     from droseg.inference import find_inputs
 
+    num_channels, missing_channels = _channel_settings(args.bundle) if args.bundle else (1, "error")
     try:
         return find_inputs(
             args.inputs,
             args.out,
-            num_channels=_num_channels(args.bundle) if args.bundle else 1,
+            num_channels=num_channels,
+            missing_channels=args.missing_channels or missing_channels,
             section=args.section,
             data_root=args.data_root,
             series_description=args.series_description or (),
@@ -214,14 +223,15 @@ def _find(args: argparse.Namespace) -> FoundInputs:
         raise
 
 
-def _num_channels(bundle: str) -> int:
-    """Return how many channels a bundle takes."""
+def _channel_settings(bundle: str) -> tuple[int, MissingChannels]:
+    """Return how many channels a bundle takes, and what it does where one is missing."""
     import torch
 
     from droseg.bundles import find_bundle
     from droseg.inference.bundle_config import InferenceConfig
 
-    return len(InferenceConfig(find_bundle(bundle), torch.device("cpu"))["channels"])
+    config = InferenceConfig(find_bundle(bundle), torch.device("cpu"))
+    return len(config["channels"]), config.missing_channels()
 
 
 def _predict(args: argparse.Namespace, found: FoundInputs, results: list[CaseResult]) -> int:
@@ -281,6 +291,7 @@ def _predictor_options(args: argparse.Namespace) -> dict[str, Any]:
         "checkpoints": tuple(args.checkpoint) if args.checkpoint else None,
         "overlap": args.overlap,
         "memory_gb": args.memory_gb,
+        "missing_channels": args.missing_channels,
     }
     return {name: value for name, value in options.items() if value is not None}
 

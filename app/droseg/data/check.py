@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from droseg.data.datalist import Case, Datalist
-from droseg.data.volumes import Volume, VolumeError, corner_distance_mm, read_volume, same_grid
+from droseg.data.grids import axis_codes, same_voxels
+from droseg.data.volumes import Volume, VolumeError, corner_distance_mm, read_volume, same_grid, spacing_mm
 from droseg.keys import TESTING
+
+REGRID: Final = "`droseg data regrid` puts all images and the label of a case on one grid"
 
 SMALL_GROUP: Final = 5
 """Below this number of patients a subgroup table has no confidence interval."""
@@ -43,7 +46,7 @@ def check_datalist(datalist: Datalist, sections: Sequence[str] | None = None, pr
     Raises:
         DatalistError: if a section that was asked for is not there.
     """
-    problems = [*_identity_problems(datalist), *_group_problems(datalist)]
+    problems = [*_identity_problems(datalist), *_missing_problems(datalist), *_group_problems(datalist)]
     if sections is None:
         rows = [(name, case) for name, cases in datalist.sections.items() for case in cases]
     else:
@@ -74,7 +77,7 @@ def problem_table(problems: Sequence[Problem]) -> str:
 def _check_case(case: Case, datalist: Datalist, needs_label: bool) -> Iterator[Finding]:
     """Yield what is wrong with the volumes of one case."""
     channels: list[tuple[Path, Volume]] = []
-    for path in case.images:
+    for path in case.present_images:
         try:
             channels.append((path, read_volume(path)))
         except VolumeError as error:
@@ -83,10 +86,13 @@ def _check_case(case: Case, datalist: Datalist, needs_label: bool) -> Iterator[F
         yield from _check_image(path, volume)
         if volume is not channels[0][1]:
             yield from _check_grid("channel", path, volume, *channels[0])
+    expected = len(datalist.channels) - case.images.count(None)
     found = sum(len(volume.array) for _, volume in channels)
-    if len(channels) == len(case.images) and found != len(datalist.channels):
+    if len(channels) == len(case.present_images) and found != expected:
         names = ", ".join(datalist.channels)
-        yield "error", f"image {case.images[0]}: {found} channel(s) found, {len(datalist.channels)} declared ({names})."
+        missing = f", {case.images.count(None)} missing" * (None in case.images)
+        text = f"{found} channel(s) found{missing}, {len(datalist.channels)} declared ({names})."
+        yield "error", f"image {case.present_images[0]}: {text}"
     if case.label is None:
         if needs_label:
             yield "error", "no label; give one, or move the case to the testing section."
@@ -117,12 +123,20 @@ def _check_image(path: Path, volume: Volume) -> Iterator[Finding]:
 
 def _check_grid(what: str, path: Path, volume: Volume, image_path: Path, image: Volume) -> Iterator[Finding]:
     shape, expected = volume.array.shape[1:], image.array.shape[1:]
+    codes, expected_codes = axis_codes(volume.affine), axis_codes(image.affine)
+    if codes != expected_codes and same_voxels(volume, image):
+        text = f"its axes point to {codes}, those of {image_path.name} to {expected_codes}: the same voxels in another"
+        yield "error", f"{what} {path}: {text} order; {REGRID}."
+        return
     if shape != expected:
-        yield "error", f"{what} {path}: shape {shape}, but {image_path.name} has {expected}; resample it to that grid."
+        edges, expected_edges = (_by_axis(spacing_mm(each.affine)) for each in (volume, image))
+        unlike = f" (voxels of {edges} mm, there {expected_edges} mm)" if edges != expected_edges else ""
+        text = f"shape {shape}, but {image_path.name} has {expected}{unlike}; resample it to that grid: {REGRID}."
+        yield "error", f"{what} {path}: {text}"
         return
     where = f"affine differs from that of {image_path.name} by up to {corner_distance_mm(volume, image):.3g} mm"
     if not same_grid(volume, image):
-        yield "error", f"{what} {path}: its {where}; resample it to that grid, or repair the header that is wrong."
+        yield "error", f"{what} {path}: its {where}; repair the header that is wrong, or resample it: {REGRID}."
     # MONAI 1.6 stacks the channels of a training case on no other condition (monai.data.image_reader).
     elif what == "channel" and not np.allclose(volume.affine, image.affine):
         yield (
@@ -179,7 +193,7 @@ def _identity_problems(datalist: Datalist) -> Iterator[Problem]:
         for case in cases:
             by_case[case.case_id].append(section)
             by_patient[case.patient_id].append(section)
-            for path in case.images:
+            for path in case.present_images:
                 by_file[path].append((section, case.case_id))
             if case.fold is not None:
                 folds[section, case.patient_id].append(case.fold)
@@ -200,6 +214,16 @@ def _identity_problems(datalist: Datalist) -> Iterator[Problem]:
         if len(set(numbers)) > 1:
             text = f"patient '{patient_id}' is in the folds {sorted(set(numbers))}; keep all cases of a patient in one."
             yield Problem("error", section, "", text)
+
+
+def _missing_problems(datalist: Datalist) -> Iterator[Problem]:
+    """Yield the channels that cases lack, a line per channel and section."""
+    for section, cases in datalist.sections.items():
+        for channel in datalist.channels:
+            lacking = [case.case_id for case in cases if channel in case.missing_channels(datalist.channels)]
+            if lacking:
+                text = f"{len(lacking)} of {len(cases)} cases lack channel {channel} ({_listed(lacking, 20)})"
+                yield Problem("warning", section, "", f"{text}; missing_channels: zero fills it with zeros.")
 
 
 def _group_problems(datalist: Datalist) -> Iterator[Problem]:
@@ -224,6 +248,10 @@ def _group_problems(datalist: Datalist) -> Iterator[Problem]:
                 counts = ", ".join(f"{number} in {section}" for section, number in small.items())
                 text = f"group {axis}={group} has fewer than {SMALL_GROUP} patients: {counts}."
                 yield Problem("warning", ", ".join(small), "", text)
+
+
+def _by_axis(edges: NDArray[np.float64]) -> str:
+    return " x ".join(f"{edge:.3g}" for edge in edges)
 
 
 def _listed(items: Iterable[str], most: int = 5) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,8 @@ class Case:
     """One scan and its label.
 
     Attributes:
-        images: one path (a file or a DICOM series folder) or one path per channel; absolute.
+        images: one path (a file or a DICOM series folder) or one path per channel; absolute; None is a channel that
+            the case lacks, never all of them.
         label: the reference volume; None where only an inference is wanted.
         groups: axis -> value, e.g. {"anatomy": "spina_bifida", "protocol": "site_a"}.
         fold: number of the cross-validation fold that holds the case out.
@@ -32,10 +33,19 @@ class Case:
 
     case_id: str
     patient_id: str
-    images: tuple[Path, ...]
+    images: tuple[Path | None, ...]
     label: Path | None
     groups: dict[str, str]
     fold: int | None = None
+
+    @property
+    def present_images(self) -> tuple[Path, ...]:
+        """The images that there are, in the order of the channels."""
+        return tuple(image for image in self.images if image is not None)
+
+    def missing_channels(self, channels: Sequence[str]) -> list[str]:
+        """Return the names of the channels that the case lacks."""
+        return [name for name, image in zip(channels, self.images, strict=False) if image is None]
 
 
 @dataclass(frozen=True)
@@ -209,7 +219,7 @@ def _case(entry: Any, root: Path) -> Case:
     if not isinstance(entry, dict):
         raise ValueError(f"is a {type(entry).__name__}; an object with case_id, image and label is expected")
     errors: list[str] = []
-    images: tuple[Path, ...] = _collect(errors, lambda: form.read_images(entry.get(IMAGE), root), ())
+    images: tuple[Path | None, ...] = _collect(errors, lambda: form.read_images(entry.get(IMAGE), root), ())
     label = _collect(errors, lambda: form.read_label(entry.get(LABEL), root), None)
     case_id = _collect(errors, lambda: form.read_case_id(entry, images), "")
     patient_id = _collect(errors, lambda: form.read_text(entry.get(PATIENT_ID, case_id or "?"), PATIENT_ID), "")

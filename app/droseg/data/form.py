@@ -79,11 +79,11 @@ def _label_value(value: Any) -> int:
     return int(value)
 
 
-def read_case_id(entry: Mapping[str, Any], images: Sequence[Path]) -> str:
+def read_case_id(entry: Mapping[str, Any], images: Sequence[Path | None]) -> str:
     """Return the case_id: as given, else the name of the one image file without its suffix."""
     if CASE_ID in entry:
         case_id = read_text(entry[CASE_ID], CASE_ID)
-    elif len(images) == 1:
+    elif len(images) == 1 and images[0] is not None:
         case_id = strip_suffix(images[0].name)
     else:
         raise ValueError("case_id is missing")
@@ -113,14 +113,16 @@ def _absolute(value: Any, key: str, root: Path) -> Path:
     return Path(os.path.normpath(root / Path(value).expanduser()))
 
 
-def read_images(value: Any, root: Path) -> tuple[Path, ...]:
-    """Return the absolute paths of the channels of a case."""
+def read_images(value: Any, root: Path) -> tuple[Path | None, ...]:
+    """Return the absolute paths of the channels of a case; None for a channel that it lacks."""
     if value is None:
-        raise ValueError("image is missing; give a path, or a list with one path per channel")
+        raise ValueError("image is missing; give a path, or a list with one path (or null) per channel")
     if isinstance(value, list):
         if not value:
             raise ValueError("image is an empty list; give one path per channel")
-        return tuple(_absolute(item, IMAGE, root) for item in value)
+        if all(item is None for item in value):
+            raise ValueError("image has no path: every channel is null; give at least one, or take the case out")
+        return tuple(None if item is None else _absolute(item, IMAGE, root) for item in value)
     return (_absolute(value, IMAGE, root),)
 
 

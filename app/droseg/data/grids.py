@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,6 +63,20 @@ def same_grid(volume: Volume, reference: Volume) -> bool:
     if volume.array.shape[1:] != reference.array.shape[1:]:
         return False
     return corner_distance_mm(volume, reference) <= GRID_TOLERANCE * float(spacing_mm(reference.affine).min())
+
+
+def same_voxels(volume: Volume, reference: Volume) -> bool:
+    """Return whether two volumes have the same grid but for the order and the direction of their axes."""
+    orientations = nib.orientations
+    turn = orientations.ornt_transform(*(orientations.io_orientation(each.affine) for each in (volume, reference)))
+    array = np.moveaxis(orientations.apply_orientation(np.moveaxis(volume.array, 0, -1), turn), -1, 0)
+    affine = volume.affine @ orientations.inv_ornt_aff(turn, volume.array.shape[1:])
+    return same_grid(Volume(array, affine), reference)
+
+
+def axis_codes(affine: NDArray[np.float64]) -> str:
+    """Return where the axes of an array point to in the patient, such as "LPS"."""
+    return "".join(nib.orientations.aff2axcodes(affine))
 
 
 def spacing_mm(affine: NDArray[np.float64]) -> NDArray[np.float64]:

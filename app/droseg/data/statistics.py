@@ -117,16 +117,18 @@ def training_statistics(cases: Sequence[Case], structures: Mapping[str, int]) ->
     As ever: `volume_ml` per structure (0 where a case lacks it) and `absent` (number of such cases); per array axis in
     the file's own order `spacing_mm` and `extent_mm`; per channel `intensity_p1`, `intensity_median`, `intensity_p99`.
     For the quality flags: `structures` (per structure `volume_ml` where it is there, `pieces`, `stray_share`,
-    `border_share`) and `image` (see `ImageMeasures`). A quantity that no case has is null.
+    `border_share`) and `image` (see `ImageMeasures`). A quantity that no case has is null. `missing_channels` counts,
+    per channel, the cases that lack it; they say nothing about its intensities.
     """
     percentiles, spacing, extent = [], [], []
+    missing: list[list[bool]] = []
     images: list[ImageMeasures] = []
     found: list[dict[str, StructureMeasures]] = []
     for case in cases:
-        volumes = [read_volume(path) for path in case.images]
-        channels = [channel for volume in volumes for channel in volume.array]
-        percentiles.append([np.percentile(channel, [1, 50, 99]).tolist() for channel in channels])
-        images.append(measure_image(np.stack(channels), volumes[0].affine))
+        channels, affine = _read_channels(case)
+        missing.append([channel is None for channel in channels])
+        percentiles.append([_percentiles(channel) for channel in channels])
+        images.append(measure_image(_stacked(channels), affine))
         if case.label is None:
             continue
         label = read_volume(case.label)
@@ -137,6 +139,7 @@ def training_statistics(cases: Sequence[Case], structures: Mapping[str, int]) ->
     columns = np.moveaxis(np.array(percentiles), -1, 0) if percentiles else np.zeros((3, 0))
     return {
         "cases": len(cases),
+        "missing_channels": np.sum(missing, axis=0, dtype=int).tolist() if missing else [],
         "volume_ml": {name: _volumes([case[name].volume_ml for case in found]) for name in structures},
         "spacing_mm": _quantiles(spacing),
         "extent_mm": _quantiles(extent),
@@ -148,6 +151,24 @@ def training_statistics(cases: Sequence[Case], structures: Mapping[str, int]) ->
             name: _quantiles([getattr(image, name) for image in images]) for name in ImageMeasures.__dataclass_fields__
         },
     }
+
+
+def _read_channels(case: Case) -> tuple[list[NDArray[Any] | None], NDArray[np.float64]]:
+    """Return the channels of a case, None for one that it lacks, and their affine."""
+    volumes = [None if path is None else read_volume(path) for path in case.images]
+    arrays = [[None] if volume is None else list(volume.array) for volume in volumes]
+    first = next(volume for volume in volumes if volume is not None)
+    return [channel for one in arrays for channel in one], first.affine
+
+
+def _percentiles(channel: NDArray[Any] | None) -> list[float]:
+    return [float("nan")] * 3 if channel is None else list(np.percentile(channel, [1, 50, 99]).tolist())
+
+
+def _stacked(channels: Sequence[NDArray[Any] | None]) -> NDArray[Any]:
+    """Return (C, H, W, D); a missing channel is constant, so that its measures are NaN."""
+    first = next(channel for channel in channels if channel is not None)
+    return np.stack([np.zeros_like(first) if channel is None else channel for channel in channels])
 
 
 def _volumes(volumes_ml: Sequence[float]) -> dict[str, Any]:

@@ -29,15 +29,19 @@ def image_features(case: Case, channels: Sequence[str] = ()) -> dict[str, float 
     `orientation` (axis codes of the stored array), `tilt_deg` (largest angle between an array axis and the patient's),
     extents of the field of view, `stored_as` (data type), and what its DICOM header or its JSON file says of the
     scanner (`scanner_tags`).
-    Per channel, of the voxels that are not 0: `intensity_median`, `intensity_p99`; and `zero_share` of all voxels.
+    Per channel, of the voxels that are not 0: `intensity_median`, `intensity_p99`; and `zero_share` of all voxels. A
+    channel that the case lacks has none; what is said of the first image is then that of the first one there is.
 
     Raises:
         VolumeError: if an image cannot be read.
     """
-    volumes = [read_volume(path) for path in case.images]
-    features: dict[str, float | str] = {**_grid_features(volumes[0]), **scanner_tags(case.images[0])}
-    arrays = [array for volume in volumes for array in volume.array]
+    volumes = [None if path is None else read_volume(path) for path in case.images]
+    first = next(volume for volume in volumes if volume is not None)
+    features: dict[str, float | str] = {**_grid_features(first), **scanner_tags(case.present_images[0])}
+    arrays = [array for volume in volumes for array in ([None] if volume is None else volume.array)]
     for number, array in enumerate(arrays):
+        if array is None:
+            continue
         name = channels[number] if len(channels) == len(arrays) else str(number)
         prefix = f"{name}_" if len(arrays) > 1 else ""
         features.update({f"{prefix}{key}": value for key, value in _intensity_features(array).items()})

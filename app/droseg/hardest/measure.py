@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from droseg.data import Case
+from droseg.data.channels import present_channels
 from droseg.data.items import case_item
 from droseg.hardest.disagreement import Disagreement, far_places, find_disagreement
 from droseg.hardest.source import TrainedRun
@@ -29,7 +30,7 @@ class WholeVolume:
     """A case on the network's grid, classes by number, 0 the background.
 
     Attributes:
-        image: first channel, (H, W, D), float32.
+        image: first channel that the case has, (H, W, D), float32.
         label: (H, W, D).
         pred: most probable class, (H, W, D).
         probability: of the most probable class, (H, W, D), float32.
@@ -102,7 +103,7 @@ def _segment(trained: TrainedRun, item: dict[str, Any]) -> WholeVolume:
     confidence = torch.bincount(classes.flatten(), weights=own.flatten(), minlength=len(scores)) / counts  # 0/0: NaN
     probability, pred = scores.max(dim=0)
     return WholeVolume(
-        np.asarray(item[IMAGE][0], dtype=np.float32),
+        np.asarray(item[IMAGE][present_channels(item[IMAGE]).index(True)], dtype=np.float32),
         classes.cpu().numpy().astype(np.uint8),
         pred.cpu().numpy().astype(np.uint8),
         probability.cpu().numpy(),

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from droseg.errors import BundleError, DrosegError
+from droseg.data.channels import MissingChannels, checked_choice
+from droseg.errors import BundleError, DrosegError, InputError
 
 CONFIG = Path("configs") / "inference.yaml"
 
@@ -84,6 +85,13 @@ class InferenceConfig(BundleConfig):
                 f"{self.path}: structures is {structures}; one label value per name is needed, {{name: value}}."
             )
         return dict(structures)
+
+    def missing_channels(self) -> MissingChannels:
+        """Return `missing_channels`; "error" where the bundle does not know the key."""
+        try:
+            return checked_choice("error" if self.raw("missing_channels") is None else self["missing_channels"])
+        except InputError as error:
+            raise BundleError(f"{self.path}: {error}") from error
 
     def mirror_axes(self) -> tuple[int, ...]:
         """Return the axes of the network's grid along which a mirrored image is still one that the network knows."""

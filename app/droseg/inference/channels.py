@@ -8,18 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from droseg.data.channels import MissingChannels
 from droseg.data.volumes import NIFTI_SUFFIXES, VOLUME_SUFFIXES, VolumeError, read_nibabel_header, read_text_header
 from droseg.inference.names import Nameable, volume_stem
 
 _CHANNEL: Final = re.compile(r"(?P<case>.+)_(?P<index>\d{4})")
 
 
-def channel_sets(images: Sequence[Path], num_channels: int) -> list[Nameable]:
+def channel_sets(
+    images: Sequence[Path], num_channels: int, missing_channels: MissingChannels = "error"
+) -> list[Nameable]:
     """Return the files as cases: sets of channels where their names say so, and single files.
 
     For several channels a set has one path per channel, also where there is no such file, so that reading it names
-    the missing one; further channels of the set are in it too. For one channel `CASE_0000` stands for CASE where it is
-    the only file of that kind: `CASE_0000, CASE_0001` are more likely numbered cases.
+    the missing one; with `missing_channels` "zero" it has None there. Further channels of the set are in it too. For
+    one channel `CASE_0000` stands for CASE where it is the only file of that kind: `CASE_0000, CASE_0001` are more
+    likely numbered cases.
     """
     sets: dict[tuple[Path, str, str], dict[int, Path]] = defaultdict(dict)
     for path in images:
@@ -37,7 +41,8 @@ def channel_sets(images: Sequence[Path], num_channels: int) -> list[Nameable]:
             suffix = path.name[len(volume_stem(path.name)) :]
             indices = sorted({*range(num_channels), *files})
             paths = [files.get(index, path.with_name(f"{match['case']}_{index:04d}{suffix}")) for index in indices]
-            entries[key] = Nameable(tuple(paths), match["case"], path.parent, match["case"] + suffix)
+            sources = [None if missing_channels == "zero" and not _is_there(file) else file for file in paths]
+            entries[key] = Nameable(tuple(sources), match["case"], path.parent, match["case"] + suffix)
     return list(entries.values())
 
 
@@ -50,6 +55,11 @@ def _is_set(files: dict[int, Path], num_channels: int) -> bool:
     if num_channels == 1:
         return list(files) == [0]
     return min(files, default=num_channels) < num_channels and not any(map(_is_4d, files.values()))
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether there is anything of that name; a broken link is an error to mend, not a missing channel."""
+    return path.exists() or path.is_symlink()
 
 
 def _is_4d(path: Path) -> bool:

@@ -19,6 +19,8 @@ from monai.transforms import (
 )
 from torch import Tensor
 
+from droseg.data.channels import present_channels, zero_missing
+
 Box = tuple[slice, slice, slice]
 """Which part of the image's own grid is left, (H, W, D)."""
 
@@ -39,12 +41,15 @@ def degrade(image: MetaTensor, kind: str, rng: np.random.Generator) -> Degraded:
         kind: of `KINDS`.
         rng: draws strength, place and noise.
     """
+    present = present_channels(image)
     if kind == "cut":
-        return _cut(image, rng)
+        cut = _cut(image, rng)
+        return Degraded(zero_missing(cut.image, present), cut.box)
     shape = image.shape[1:]
     changed = KINDS[kind](image.as_tensor().clone(), rng)
     box = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
-    return Degraded(MetaTensor(torch.as_tensor(changed).as_subclass(Tensor).float(), affine=image.affine), box)
+    degraded = MetaTensor(torch.as_tensor(changed).as_subclass(Tensor).float(), affine=image.affine)
+    return Degraded(zero_missing(degraded, present), box)
 
 
 def _noise(image: Tensor, rng: np.random.Generator) -> Tensor:

@@ -56,9 +56,10 @@ def require_highdicom() -> None:
         raise InputError(f"--dicom-seg: DICOM SEG objects need highdicom, which is missing; {INSTALL}.") from error
 
 
-def dicom_sources(images: Sequence[ImageSource]) -> list[Path]:
-    """Return the DICOM files of a case's first channel; none if it is no DICOM."""
-    return list(images[0].files) if isinstance(images[0], DicomSeries) else []
+def dicom_sources(images: Sequence[ImageSource | None]) -> list[Path]:
+    """Return the DICOM files of the first channel that a case has; none if it is no DICOM."""
+    first = next((image for image in images if image is not None), None)
+    return list(first.files) if isinstance(first, DicomSeries) else []
 
 
 def save_dicom_seg(

@@ -9,6 +9,7 @@ import numpy as np
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
+from droseg.data.channels import present_channels
 from droseg.data.statistics import ImageMeasures, measure_image
 from droseg.inference.ranges import Range, TrainingRanges
 from droseg.inference.reading import ImageError
@@ -34,8 +35,9 @@ def check_domain(image: MetaTensor, ranges: TrainingRanges, structures: Sequence
         OutOfDomainError: the message says what was found and what the network expects.
     """
     array = image.as_tensor().numpy()
+    present = present_channels(image)
     for index, channel in enumerate(array):
-        if channel.min() == channel.max():
+        if present[index] and channel.min() == channel.max():
             which = f"channel {index}" if len(array) > 1 else "the image"
             raise OutOfDomainError(
                 f"{which} has no contrast: all voxels are {float(channel.flat[0]):g}",

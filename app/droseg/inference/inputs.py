@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from droseg.data.channels import MissingChannels
 from droseg.data.datalist import EntryProblem, parse_datalist
 from droseg.data.dicom import DicomSeries
 from droseg.data.dicom_header import is_dicom_file
@@ -29,11 +30,11 @@ class InputCase:
 
     Attributes:
         case_id: unique, and the stem of the result's file name.
-        images: one source that holds all channels, or one per channel in the bundle's order.
+        images: one source that holds all channels, or one per channel in the bundle's order; None where one is missing.
     """
 
     case_id: str
-    images: tuple[ImageSource, ...]
+    images: tuple[ImageSource | None, ...]
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def find_inputs(
     section: str | None = None,
     data_root: str | Path | None = None,
     series_description: Sequence[str] = (),
+    missing_channels: MissingChannels = "error",
 ) -> FoundInputs:
     """Return one case per image among files, folders and datalists, and what among them is no candidate.
 
@@ -107,6 +109,7 @@ def find_inputs(
         section: of the datalists among the inputs.
         data_root: folder that the relative paths of datalists start from.
         series_description: regular expressions, one per channel, that choose DICOM series by their description.
+        missing_channels: "zero" takes an incomplete set of numbered files for a case that lacks channels.
 
     Raises:
         InputError: if there is no image at all, if a datalist comes without a section, or if a regular expression
@@ -125,7 +128,7 @@ def find_inputs(
     images = list(dict.fromkeys(given.images))  # the same file twice is one case
     if not given.listed and not any((chosen, failing, damaged)) and not any(path.exists() for path in images):
         raise InputError(_nothing(inputs, images, given, skipped))
-    entries = channel_sets(images, num_channels)
+    entries = channel_sets(images, num_channels, missing_channels)
     entries += [Nameable.of_path(path) for path in given.empty]
     entries += [Nameable.of_series(item, series) for item in [*chosen, *((item,) for item in failing + damaged)]]
     cases = list(given.listed)
@@ -160,9 +163,9 @@ def _is_dicom(path: Path) -> bool:
         return False  # reading it will say why
 
 
-def _listed_source(path: Path) -> ImageSource:
+def _listed_source(path: Path | None) -> ImageSource | None:
     """Return the DICOM series of a datalist's folder; reading the folder says what is wrong with any other."""
-    if not path.is_dir():
+    if path is None or not path.is_dir():
         return path
     try:
         fit: list[DicomSeries] = [item for item in folder_series(path) if not item.unfit]
@@ -181,7 +184,7 @@ def _section_cases(path: Path, section: str | None, data_root: str | Path | None
     usable = [case for case in datalist.sections.get(section, ()) if case.case_id not in unusable]
     if not usable and not unusable:
         datalist.section(section)  # says which sections there are
-    cases = [InputCase(case.case_id, tuple(_listed_source(image) for image in case.images)) for case in usable]
+    cases = [InputCase(case.case_id, tuple(map(_listed_source, case.images))) for case in usable]
     return cases + [_unusable_entry(path, problem) for problem in unusable.values()]
 
 
@@ -210,7 +213,7 @@ def _nothing(
 def _refuse_equal_names(cases: Sequence[InputCase]) -> None:
     alike = repeated(case.case_id for case in cases)
     if alike:
-        listed = [f"{case.case_id} ({case.images[0]})" for case in cases if case.case_id in alike]
+        listed = [f"{case.case_id} ({next(filter(None, case.images))})" for case in cases if case.case_id in alike]
         raise InputError(
             f"several cases would be written to one file: {', '.join(listed[:6])}; rename them, or predict them apart."
         )

@@ -29,7 +29,8 @@ def inputs_table(found: FoundInputs) -> str:
     rows = [_HEADER]
     for case in found.cases:
         for index, source in enumerate(case.images):
-            rows.append((case.case_id if index == 0 else "", *_describe(source)))
+            described = _describe(source) if source is not None else ("-", f"channel {index} is missing", "-", "-")
+            rows.append((case.case_id if index == 0 else "", *described))
     lines = _aligned(rows)
     if found.skipped:
         lines += [

@@ -31,7 +31,7 @@ class Nameable:
         private: words that must not occur in the name.
     """
 
-    sources: tuple[ImageSource, ...]
+    sources: tuple[ImageSource | None, ...]
     stem: str
     folder: Path
     full: str

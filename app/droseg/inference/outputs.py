@@ -17,7 +17,7 @@ from droseg.inference.inputs import RESULT_SUFFIX, InputCase
 from droseg.inference.predictor import Segmentation
 from droseg.inference.quality import Flag
 from droseg.inference.reading import ImageError, image_checksum
-from droseg.inference.record import CaseResult
+from droseg.inference.record import CaseResult, source_names
 from droseg.inference.writing import StagedFiles, file_checksum
 
 SIDECAR_SUFFIX = "_seg.json"
@@ -158,7 +158,7 @@ class CaseFiles:
     def _result(self, files: Sequence[str], flags: tuple[Flag, ...], volumes_ml: Mapping[str, float]) -> CaseResult:
         return CaseResult(
             self.case.case_id,
-            tuple(str(path) for path in self.case.images),
+            source_names(self.case.images),
             "ok",
             0.0,
             output=str(self.labels),

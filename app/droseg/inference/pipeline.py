@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from monai.data import MetaTensor
 
+from droseg.data.channels import present_channels
 from droseg.errors import BundleError
 from droseg.inference.case_pictures import case_pictures, save_pictures
 from droseg.inference.inputs import InputCase
@@ -22,7 +23,7 @@ from droseg.inference.outputs import CaseFiles, Model, Wanted
 from droseg.inference.predictor import Predictor, Prepared, Segmentation
 from droseg.inference.quality import OutOfDomainError
 from droseg.inference.reading import ImageError
-from droseg.inference.record import CaseResult, Status
+from droseg.inference.record import CaseResult, Status, source_names
 from droseg.inference.writing import OutputError
 
 THREAD_PREFIX = "droseg-"
@@ -201,8 +202,8 @@ class Pipeline:
             return
         self._refuse_same_file(job.files.labels)
         if job.image is not None:  # first: a label map that is there says that all of the case is
-            found = job.segmentation
-            pictures = case_pictures(job.image.numpy(), found.labels, found.affine, self._model.structures)
+            found, first = job.segmentation, present_channels(job.image).index(True)
+            pictures = case_pictures(job.image.numpy()[first], found.labels, found.affine, self._model.structures)
             save_pictures(self._out, job.case.case_id, pictures)
         job.result = job.files.write(job.segmentation)
 
@@ -231,7 +232,7 @@ def _failure(job: _Job, error: Exception) -> CaseResult:
     found, remedy = explain(error)
     status: Status = "out_of_domain" if isinstance(error, OutOfDomainError) else "failed"
     checksum = job.files.image_sha256 if job.files is not None else None
-    images = tuple(str(path) for path in job.case.images)
+    images = source_names(job.case.images)
     return CaseResult(job.case.case_id, images, status, 0.0, image_sha256=checksum, error=found, remedy=remedy)
 
 

@@ -17,12 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from droseg.bundles import find_bundle
+from droseg.data.channels import MissingChannels, checked_choice
 from droseg.data.dicom import DicomSeries
 from droseg.engine.precision import choose_device, has_fast_bf16
 from droseg.errors import BundleError, InputError
 from droseg.inference.bundle_config import CONFIG, InferenceConfig
 from droseg.inference.finishing import Finishing
 from droseg.inference.memory import is_out_of_memory, no_memory
+from droseg.inference.missing import MissingRules
 from droseg.inference.native import NativeGrid, WholeGrid, integers
 from droseg.inference.networks import checkpoint_files, fingerprint, load_networks
 from droseg.inference.preparing import Preprocessing
@@ -92,6 +94,9 @@ class Predictor:
         probabilities: give them with each segmentation; this takes 2 bytes per class and voxel.
         memory_gb: what one case may take, in GiB; None: what is free. Fewer windows run at a time if it is little.
         overlap: of the windows, 0 to less than 1, in place of the bundle's own.
+        missing_channels: "error" or "zero", in place of the bundle's own: whether a case that lacks a channel (None in
+            the list of its images) is segmented with zeros there. A channel that the training never went without is
+            refused all the same, unless `force`.
 
     Attributes:
         channels: names of the images that a case needs, in order.
@@ -116,6 +121,7 @@ class Predictor:
         probabilities: bool = False,
         memory_gb: float | None = None,
         overlap: float | None = None,
+        missing_channels: MissingChannels | None = None,
     ) -> None:
         self.folder = find_bundle(bundle)
         self.device = choose_device(device)
@@ -126,6 +132,9 @@ class Predictor:
         self.force = force
         self.probabilities = probabilities
         self._quality = QualityRules(self.folder, self.structures)
+        asked = None if missing_channels is None else checked_choice(missing_channels)
+        own = config.missing_channels()
+        self._missing = MissingRules(self.folder, self.channels, self._quality.ranges, own, asked)
         half = _half(precision, self.device)
         weights = checkpoint_files(config, checkpoints)
         layout = torch.channels_last_3d if half and self.device.type == "cpu" else torch.contiguous_format
@@ -152,8 +161,8 @@ class Predictor:
         """Return the segmentation on the image's own grid, with the bundle's label values, and what to look at.
 
         Args:
-            image: a path (file or DICOM series folder), a list with one path per channel, a nibabel image, a
-                `MetaTensor` (C, H, W, D), or an array (C, H, W, D) together with `affine`.
+            image: a path (file or DICOM series folder), a list with one path per channel (None: missing), a nibabel
+                image, a `MetaTensor` (C, H, W, D), or an array (C, H, W, D) together with `affine`.
             affine: (4, 4), voxel index -> mm in RAS+; only for an array, which may also come as a pair (array, affine).
 
         Raises:
@@ -170,14 +179,15 @@ class Predictor:
 
     def read(self, image: Any, affine: ArrayLike | None = None) -> MetaTensor:
         """Return the checked image on its own grid, (C, H, W, D); the arguments are those of a call."""
-        if isinstance(image, tuple) and len(image) == 2 and not isinstance(image[0], str | Path | DicomSeries):
+        if isinstance(image, tuple) and len(image) == 2 and not isinstance(image[0], str | Path | DicomSeries | None):
             image, affine = image
         count = len(self.channels)
         if isinstance(image, str | Path | DicomSeries):
             return read_image([image], count)
         if isinstance(image, nib.spatialimages.SpatialImage):
             return image_from_nibabel(image, count, image.get_filename() or "image")
-        if isinstance(image, Sequence) and all(isinstance(source, str | Path | DicomSeries) for source in image):
+        if isinstance(image, Sequence) and all(isinstance(source, str | Path | DicomSeries | None) for source in image):
+            self._missing.refuse_missing([source is not None for source in image])
             return read_image(image, count)
         if affine is None and isinstance(image, MetaTensor):
             affine = image.affine.cpu().numpy()
@@ -195,6 +205,7 @@ class Predictor:
             OutOfDomainError: if the network cannot know such an image, unless `force`.
         """
         if not self.force:
+            self._missing.check_known(image)
             self._quality.check_domain(image)
         with self._transforming:
             return Prepared(image, self._preprocessing(image))
@@ -218,7 +229,11 @@ class Predictor:
         evidence, probabilities, less_overlap = (
             self._by_planes(prepared) if self._finishing.splits else self._in_one_piece(prepared)
         )
-        flags = [*self._quality.flags(evidence), *([_LESS_OVERLAP] if less_overlap else [])]
+        flags = [
+            *self._missing.flags(image),
+            *self._quality.flags(evidence),
+            *([_LESS_OVERLAP] if less_overlap else []),
+        ]
         grid = np.asarray(image.affine.numpy(), dtype=np.float64)
         volumes_ml = self._volumes_ml(evidence.labels, grid)
         return Segmentation(evidence.labels, grid, tuple(flags), volumes_ml, probabilities)

@@ -77,6 +77,11 @@ class TrainingRanges:
         volumes = self._section("volume_ml").get(name)
         return volumes.get("absent") if isinstance(volumes, dict) else None
 
+    def missing(self, channel: int) -> int:
+        """Return how many training cases lacked a channel, by its index; 0 where the file is older than that."""
+        counts = self._document.get("missing_channels")
+        return int(counts[channel]) if isinstance(counts, list) and channel < len(counts) else 0
+
     def _section(self, name: str) -> Mapping[str, Any]:
         section = self._document.get(name)
         return section if isinstance(section, dict) else {}

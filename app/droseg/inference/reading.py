@@ -12,7 +12,9 @@ import torch
 from monai.data import MetaTensor
 from numpy.typing import ArrayLike, NDArray
 
+from droseg.data.channels import fill_missing
 from droseg.data.dicom import DicomSeries
+from droseg.data.grids import axis_codes, same_voxels
 from droseg.data.volumes import (
     ImageSource,
     Volume,
@@ -37,36 +39,40 @@ class ImageError(VolumeError):
     """An image that cannot be segmented: what was found, and what to do about it."""
 
 
-def read_image(sources: Sequence[ImageSource | str], num_channels: int) -> MetaTensor:
-    """Return a case's image, shape (C, H, W, D), float32, with its affine.
+def read_image(sources: Sequence[ImageSource | str | None], num_channels: int) -> MetaTensor:
+    """Return a case's image, shape (C, H, W, D), float32, with its affine; zeros in a missing channel.
 
     Args:
         sources: a file, a DICOM series or a folder with one, which holds all channels; or one per channel in the
-            bundle's order.
+            bundle's order, None for one that is missing, but never all of them.
         num_channels: what the network takes.
 
     Raises:
         ImageError: if an image is missing, unreadable, not 3D, not finite, without a usable affine, or if the
             channels are too few, too many or on different grids.
     """
-    paths = [Path(source) if isinstance(source, str) else source for source in sources]
+    present = [source is not None for source in sources]
+    paths = [Path(source) if isinstance(source, str) else source for source in sources if source is not None]
+    if not paths:
+        raise ImageError("no image of any channel", "give at least one")
     try:
         volumes = [read_volume(path) for path in paths]
     except VolumeError as error:
         raise ImageError(error.found, error.remedy) from error
     for path, volume in zip(paths[1:], volumes[1:], strict=True):
         if not same_grid(volume, volumes[0]):
-            shapes = f"{volumes[0].array.shape[1:]} and {volume.array.shape[1:]}"
             first = paths[0].label if isinstance(paths[0], DicomSeries) else paths[0].name
             raise ImageError(
-                f"{path}: its grid is not that of {first} (shapes {shapes}, or affines that differ)",
-                "resample the channels of a case to one grid",
+                f"{path}: its grid is not that of {first} ({_difference(volume, volumes[0])})",
+                "resample the channels of a case to one grid (`droseg data regrid`)",
             )
-    _check_channels(str(paths[0]), sum(len(volume.array) for volume in volumes), num_channels)
+    found = sum(len(volume.array) for volume in volumes) + present.count(False)
+    _check_channels(str(paths[0]), found, num_channels)
     images = [_image(volume, str(path)) for path, volume in zip(paths, volumes, strict=True)]
-    if len(images) == 1:
+    if len(images) == 1 and all(present):
         return images[0]
-    return MetaTensor(torch.cat(tuple(images)), affine=images[0].affine, meta={ORIENTED: volumes[0].oriented})
+    image = MetaTensor(torch.cat(tuple(images)), affine=images[0].affine, meta={ORIENTED: volumes[0].oriented})
+    return image if all(present) else fill_missing(image, present)
 
 
 def image_from_array(array: ArrayLike, affine: ArrayLike, num_channels: int, name: str = "image") -> MetaTensor:
@@ -92,7 +98,7 @@ def image_from_nibabel(image: Any, num_channels: int, name: str = "image") -> Me
     return _from_memory(channels_first(array), image.affine, num_channels, name)
 
 
-def image_checksum(sources: Sequence[ImageSource | str]) -> str:
+def image_checksum(sources: Sequence[ImageSource | str | None]) -> str:
     """Return the SHA-256 of a case's file in hex; of several files that of their SHA-256, whatever they are called.
 
     Raises:
@@ -100,6 +106,9 @@ def image_checksum(sources: Sequence[ImageSource | str]) -> str:
     """
     parts: list[bytes] = []
     for source in sources:
+        if source is None:
+            parts.append(b"missing")  # which of the channels it is changes the result
+            continue
         if isinstance(source, DicomSeries):
             # Two volumes of one multi-frame file, such as echoes, differ in their frames only.
             parts.append(repr([item.frame for item in source.slices if item.frame is not None]).encode())
@@ -118,6 +127,14 @@ def _files(source: ImageSource | str) -> list[Path]:
         return list(source.files)
     path = Path(source)
     return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else volume_files(path)
+
+
+def _difference(volume: Volume, first: Volume) -> str:
+    """Return in words how the grids of two channels differ."""
+    codes = axis_codes(volume.affine), axis_codes(first.affine)
+    if codes[0] != codes[1] and same_voxels(volume, first):
+        return f"the same voxels, but its axes point to {codes[0]}, not {codes[1]}"
+    return f"shapes {first.array.shape[1:]} and {volume.array.shape[1:]}, or affines that differ"
 
 
 def _from_memory(array: NDArray[Any], affine: NDArray[Any], num_channels: int, name: str) -> MetaTensor:

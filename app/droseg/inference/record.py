@@ -7,7 +7,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,6 +16,7 @@ import monai
 import torch
 
 from droseg import __version__
+from droseg.data.volumes import ImageSource
 from droseg.inference.inputs import SkippedInput
 from droseg.inference.quality import Flag
 from droseg.inference.writing import write_text
@@ -32,6 +33,7 @@ class CaseResult:
     """What became of one case.
 
     Attributes:
+        images: paths of the channels; None for one that is missing.
         status: `skipped` is no candidate, such as a localizer; `out_of_domain` is an image the network cannot know.
         seconds: of work on this case; waiting does not count.
         output: path of the label map; None if there is none.
@@ -45,7 +47,7 @@ class CaseResult:
     """
 
     case_id: str
-    images: tuple[str, ...]
+    images: tuple[str | None, ...]
     status: Status
     seconds: float
     output: str | None = None
@@ -61,6 +63,11 @@ class CaseResult:
     def of_skipped(cls, skipped: SkippedInput) -> CaseResult:
         """Return what becomes of something that is no candidate."""
         return cls(skipped.name, (str(skipped.path),), "skipped", 0.0, error=skipped.reason)
+
+
+def source_names(images: Iterable[ImageSource | None]) -> tuple[str | None, ...]:
+    """Return the images of a case as they stand in a record."""
+    return tuple(None if image is None else str(image) for image in images)
 
 
 class RunRecord:

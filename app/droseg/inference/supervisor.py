@@ -22,7 +22,7 @@ from droseg.errors import BundleError, DrosegError, InputError, WeightsError
 from droseg.inference.inputs import InputCase
 from droseg.inference.outputs import Model, Wanted
 from droseg.inference.predictor import Predictor
-from droseg.inference.record import CaseResult
+from droseg.inference.record import CaseResult, source_names
 from droseg.inference.writing import OutputError
 
 ERRORS: dict[str, type[DrosegError]] = {
@@ -199,7 +199,7 @@ class Supervisor:
 
     def _fail(self, case: InputCase, error: str, remedy: str, clock: _Clock) -> None:
         clock.turn(None)
-        images = tuple(str(path) for path in case.images)
+        images = source_names(case.images)
         seconds = round(clock.spent, 3)
         self._on_result(CaseResult(case.case_id, images, "failed", seconds, error=error, remedy=remedy))
 

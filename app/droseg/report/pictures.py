@@ -103,7 +103,7 @@ def _draw(
     pred = on_reference_grid(raw, pred_affine, label.shape, affine)
     if pred is None:
         raise DrosegError(f"{pred_path} lies on another grid than the reference.")
-    image, caption_image = _read_image(case.images[0], label.shape, affine)
+    image, caption_image = _read_image(case.present_images[0], label.shape, affine)
     volumes, affine = to_ras([image, label, pred], affine)
     axis, index = _slice_of(volumes[1], volumes[2], datalist.structures.get(structure, ()), affine)
     spacing = np.delete(voxel_sizes(affine), axis)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from droseg import keys
 from droseg.data import Datalist
+from droseg.data.channels import MissingChannels
 from droseg.data.check import Problem, check_datalist, problem_table
 from droseg.data.datalist import EntryProblem
 from droseg.errors import BundleError, DatalistError, DrosegError, InputError
@@ -116,25 +117,70 @@ def check_roi_size(roi_size: Sequence[int], strides: Sequence[int] | None) -> No
         )
 
 
-def check_cases(datalist: Datalist, entries: Sequence[EntryProblem] = (), read: bool = True) -> list[str]:
+def check_channels(datalist: Datalist, channels: Sequence[str], missing: MissingChannels, dropout: float) -> list[str]:
+    """Return the warnings about missing channels, and how the training deals with them.
+
+    Raises:
+        DatalistError: if the datalist has the bundle's channels in another order.
+        InputError: if the only channel shall be dropped.
+    """
+    if datalist.channels != tuple(channels) and set(datalist.channels) == set(channels):
+        raise DatalistError(
+            f"{datalist.path}: its channels are {', '.join(datalist.channels)}, in another order than the bundle's "
+            f"({', '.join(channels)}). Train with: channels='[{', '.join(datalist.channels)}]'"
+        )
+    if dropout and len(channels) == 1:
+        raise InputError(f"channel_dropout is {dropout}, but {channels[0]} is the only channel; set it to 0.")
+    cases = datalist.sections.get(keys.TRAINING, ())
+    if missing == "zero" and not dropout and not any(None in case.images for case in cases) and len(channels) > 1:
+        return [
+            "missing_channels is zero, but no training case lacks a channel and channel_dropout is 0: the network will "
+            "not learn to do without one. Set channel_dropout, for example 0.1."
+        ]
+    return []
+
+
+def check_cases(
+    datalist: Datalist,
+    entries: Sequence[EntryProblem] = (),
+    read: bool = True,
+    missing_channels: MissingChannels = "error",
+) -> list[str]:
     """Read every training and validation case; return the warnings.
 
     Args:
         datalist: the usable cases.
         entries: what is wrong with the others, from `parse_datalist`.
         read: whether to read the volumes.
+        missing_channels: whether a case may lack a channel.
     Raises:
         DatalistError: with a table of all errors, by case, or if there is no training case.
     """
     problems = [Problem("error", entry.section, entry.case_id, entry.message) for entry in entries]
     sections = [name for name in (keys.TRAINING, keys.VALIDATION) if datalist.sections.get(name)]
+    incomplete = _incomplete(datalist, sections) if missing_channels == "error" else []
+    problems += incomplete
     if read and sections:
         problems += check_datalist(datalist, sections, progress=True)
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
+        fill = (
+            "\nTo train on cases that lack a channel, filled with zeros: missing_channels=zero; and for a network that "
+            "does without any channel, also channel_dropout=0.1."
+        ) * bool(incomplete)
         raise DatalistError(
             f"{datalist.path}: training does not start, {len(errors)} error(s):\n{problem_table(errors)}\n"
-            "Mend these files or take the cases out of the datalist."
+            f"Mend these files or take the cases out of the datalist.{fill}"
         )
     datalist.section(keys.TRAINING)
     return [f"{problem.section}: {problem.message}" for problem in problems if problem.severity == "warning"]
+
+
+def _incomplete(datalist: Datalist, sections: Sequence[str]) -> list[Problem]:
+    """Return an error for each case that lacks a channel."""
+    return [
+        Problem("error", section, case.case_id, f"no image of channel {', '.join(lacking)}.")
+        for section in sections
+        for case in datalist.sections[section]
+        if (lacking := case.missing_channels(datalist.channels))
+    ]

@@ -22,6 +22,7 @@ from monai.utils import set_determinism
 
 from droseg import __version__, keys
 from droseg.data import Datalist
+from droseg.data.channels import checked_choice
 from droseg.data.datalist import parse_datalist
 from droseg.data.statistics import training_statistics
 from droseg.engine.rank_watch import leave
@@ -37,6 +38,7 @@ from droseg.workflow.lost import remove_notes
 from droseg.workflow.preflight import (
     check_axes,
     check_cases,
+    check_channels,
     check_output_folder,
     check_roi_size,
     check_shares,
@@ -182,7 +184,10 @@ def _plan(workflow: ConfigWorkflow) -> _Plan | int:
     if is_writer():
         check_structures(datalist, structures, value("channels"))
         check_shares(int(value("batch_size")), len(datalist.section(keys.TRAINING)), world_size())
-        notes = check_cases(datalist, entry_problems, read=value("check_data"))
+        missing = checked_choice(value("missing_channels") if "missing_channels" in parser else "error")
+        dropout = float(value("channel_dropout")) if "channel_dropout" in parser else 0.0
+        notes = check_channels(datalist, value("channels"), missing, dropout)
+        notes += check_cases(datalist, entry_problems, value("check_data"), missing)
         check_axes(datalist, value("group_axes"))
         _announce(run, datalist, parameters, notes, continues)
     numbers = {name: int(label) for name, label in structures.items()}
