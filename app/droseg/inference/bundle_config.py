@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
+from droseg.data.regions import label_values
 from droseg.errors import BundleError, DrosegError
 
 CONFIG = Path("configs") / "inference.yaml"
@@ -76,14 +77,12 @@ class InferenceConfig(BundleConfig):
             raise BundleError(f"bundle {folder}: it has no {CONFIG}, so it cannot segment; give a complete bundle.")
         super().__init__(folder / CONFIG, folder, device)
 
-    def label_values(self) -> dict[str, int]:
-        """Return `structures`: name -> value in the label map."""
-        structures = self["structures"]
-        if not isinstance(structures, dict) or not all(isinstance(value, int) for value in structures.values()):
-            raise BundleError(
-                f"{self.path}: structures is {structures}; one label value per name is needed, {{name: value}}."
-            )
-        return dict(structures)
+    def label_values(self) -> dict[str, tuple[int, ...]]:
+        """Return `structures`: name -> its label values."""
+        try:
+            return label_values(self["structures"])
+        except BundleError as error:
+            raise BundleError(f"{self.path}: {error}") from error
 
     def mirror_axes(self) -> tuple[int, ...]:
         """Return the axes of the network's grid along which a mirrored image is still one that the network knows."""
