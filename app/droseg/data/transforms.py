@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import MapLabelValued, MapTransform
 from monai.utils import ImageMetaKey, convert_to_dst_type
 
 from droseg.data.regions import Structures, label_values, shared_values, written_values
@@ -47,6 +47,19 @@ class LabelsToClassesd(MapTransform):
                     classes[label == value] = index
             items[key] = classes
         return items
+
+
+class ClassesToLabelsd(MapLabelValued):
+    """Turns class indices of the network into label values: i + 1 into the value of structure i, of several the first.
+
+    Args:
+        keys: of maps of class indices, any shape.
+        structures: name -> value in the label map, or several values, in the order of the network's classes.
+    """
+
+    def __init__(self, keys: KeysCollection, structures: Structures, allow_missing_keys: bool = False) -> None:
+        values = [0, *(those[0] for those in label_values(structures).values())]
+        super().__init__(keys, list(range(len(values))), values, allow_missing_keys=allow_missing_keys)
 
 
 class LabelsToRegionsd(MapTransform):
@@ -139,11 +152,6 @@ def class_indices(structures: Structures) -> dict[str, int]:
     For regions of a sigmoid these count the channels, from 1 on, as `CaseMetricsHandler` takes them.
     """
     return {name: index for index, name in enumerate(structures, start=1)}
-
-
-def class_values(structures: Structures) -> list[int]:
-    """Return the value that each class gets in a label map, background first; of several the first one."""
-    return [0, *(values[0] for values in label_values(structures).values())]
 
 
 def refuse_overlap(structures: Structures) -> None:
