@@ -201,7 +201,7 @@ def _common_structures(predictor: Predictor, args: argparse.Namespace, datalist:
         )
     for name in absent:
         print(f"note: {name} of the bundle is not declared in {args.datalist}; it is not scored.", file=sys.stderr)
-    _check_values(predictor.structures, datalist, wanted, args.bundle)
+    _check_values(predictor, datalist, wanted, args.bundle)
     return list(wanted)
 
 
@@ -222,14 +222,19 @@ def _predict(
     return predictions, failed
 
 
-def _check_values(predicted: dict[str, int], datalist: Datalist, names: list[str], bundle: str) -> None:
+def _check_values(predictor: Predictor, datalist: Datalist, names: list[str], bundle: str) -> None:
     """Refuse a bundle whose label values mean something else in the datalist."""
+    other = []
     for name in names:
-        if predicted[name] not in datalist.structures[name]:
-            raise InputError(
-                f"{name} has the label value {predicted[name]} in {bundle} and {datalist.structures[name]} in "
-                f"{datalist.path}; give a datalist with the values that the bundle was trained with."
-            )
+        predicted, declared = predictor.structures[name], datalist.structures[name]
+        written = predicted if predictor.overlapping else predicted[:1]  # of several values of a class: the first
+        if not set(written) <= set(declared) or (predictor.overlapping and set(predicted) != set(declared)):
+            other.append(f"{name} ({', '.join(map(str, written))} and {', '.join(map(str, declared))})")
+    if other:
+        raise InputError(
+            f"the label values in {bundle} are not those in {datalist.path}: {'; '.join(other)}; give a datalist with "
+            "the values that the bundle was trained with."
+        )
 
 
 def _print_summary(scores: Scores, datalist: Datalist, section: str, total: int) -> None:

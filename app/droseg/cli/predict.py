@@ -40,7 +40,8 @@ EPILOG = f"""\
 what it writes into DIR, for each image NAME:
   NAME_seg.nii.gz   the label map
   NAME_seg.json     which value is which structure, volumes in ml, quality flags
-  NAME_prob.nii.gz  with --probabilities: (x, y, z, class), background first
+  NAME_prob.nii.gz  with --probabilities: (x, y, z, class), background first; of overlapping regions
+                    (x, y, z, region), without it (NAME_seg.json has the names)
   NAME_seg.dcm      with --dicom-seg: the label map as a DICOM object
 and for all of them:
   volumes.csv       case_id, structure, volume_ml

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from droseg.data.datalist import Case
+from droseg.data.regions import Structures, label_values, mask_of
 from droseg.data.volumes import read_volume, spacing_mm
 
 QUANTILES = {"min": 0.0, "p5": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0}
@@ -88,18 +89,19 @@ def measure_image(image: NDArray[Any], affine: NDArray[np.float64]) -> ImageMeas
 
 
 def measure_structures(
-    labels: NDArray[Any], affine: NDArray[np.float64], structures: Mapping[str, int]
+    labels: NDArray[Any], affine: NDArray[np.float64], structures: Structures
 ) -> dict[str, StructureMeasures]:
     """Return structure -> its measures in a label map, (H, W, D)."""
     voxel_ml = float(spacing_mm(affine).prod()) / 1000.0
-    boxes = ndimage.find_objects(labels.astype(np.int32, copy=False), max(structures.values(), default=0))
+    values = label_values(structures)
+    boxes = ndimage.find_objects(labels.astype(np.int32, copy=False), max(max(those) for those in values.values()))
     result = {}
-    for name, value in structures.items():
-        box = boxes[value - 1]
+    for name, those in values.items():
+        box = _around([boxes[value - 1] for value in those])
         if box is None:
             result[name] = StructureMeasures(0.0)
             continue
-        mask = labels[box] == value
+        mask = mask_of(labels[box], those)
         components, pieces = ndimage.label(mask, np.ones((3, 3, 3)))
         count, largest = int(mask.sum()), int(np.bincount(components.ravel())[1:].max())
         result[name] = StructureMeasures(
@@ -111,7 +113,17 @@ def measure_structures(
     return result
 
 
-def training_statistics(cases: Sequence[Case], structures: Mapping[str, int]) -> dict[str, Any]:
+def _around(boxes: Sequence[tuple[slice, ...] | None]) -> tuple[slice, ...] | None:
+    """Return the smallest box around several; None if there is none."""
+    found = [box for box in boxes if box is not None]
+    if not found:
+        return None
+    return tuple(
+        slice(min(side.start for side in sides), max(side.stop for side in sides)) for sides in zip(*found, strict=True)
+    )
+
+
+def training_statistics(cases: Sequence[Case], structures: Structures) -> dict[str, Any]:
     """Return quantiles over the cases, as JSON takes them; nothing in them belongs to a case by name.
 
     As ever: `volume_ml` per structure (0 where a case lacks it) and `absent` (number of such cases); per array axis in

@@ -13,6 +13,7 @@ from monai.data.utils import affine_to_spacing
 
 from droseg import keys
 from droseg.data import Case
+from droseg.data.regions import code_values, region_codes
 from droseg.engine.roles import gather_objects, is_writer, world_size
 from droseg.metrics import (
     COLUMNS,
@@ -51,7 +52,8 @@ class CaseMetricsHandler:
         cases: the datalist's cases that may occur, each once; they give patient and groups, and the order of the table
             under torch.distributed.
         structures: name -> value in the label maps that arrive here, or several values; such regions may overlap (of
-            tumors: `{"ET": 3, "TC": [1, 3], "WT": [1, 2, 3]}`).
+            tumors: `{"ET": 3, "TC": [1, 3], "WT": [1, 2, 3]}`). If what arrives is not one map but a 0/1 channel for
+            each structure, as of a thresholded sigmoid, the channels are taken in this order, and the values not used.
         metrics: which metrics to compute, see `droseg.metrics.case_metrics`; those that have no better and worse,
             as counts of components, only enter the table.
         axes: group axes, and products of them (`anatomy*protocol`); default all that occur in `cases`.
@@ -108,10 +110,11 @@ class CaseMetricsHandler:
         for item, result in zip(batch, output, strict=True):
             label = result[self.label_key] if self.label_key in result else item[self.label_key]
             spacing = np.asarray(affine_to_spacing(label.affine)).astype(float)
+            pred, ref, structures = self._maps(result[keys.PRED], label)
             rows = case_metrics(
-                result[keys.PRED][0],
-                label[0],
-                self.structures,
+                pred,
+                ref,
+                structures,
                 spacing.tolist(),
                 self.nsd_tolerance_mm,
                 self.metrics,
@@ -123,6 +126,19 @@ class CaseMetricsHandler:
                 rows[axis] = case.groups.get(axis)
             rows[DIAGONAL] = float(np.linalg.norm(spacing * np.array(label.shape[1:])))
             self._rows.append(rows)
+
+    def _maps(self, pred: Any, label: Any) -> tuple[Any, Any, dict[int | tuple[int, ...], str]]:
+        """Return both as maps (H, W, D), and the values of the structures in them -> name."""
+        if len(pred) == len(label) == 1:
+            return pred[0], label[0], self.structures
+        names = list(self.structures.values())
+        if not len(pred) == len(label) == len(names):
+            raise ValueError(
+                f"the prediction has {len(pred)} channels, the label {len(label)}; expected one label map, or for each "
+                f"of the {len(names)} structures a channel of 0 and 1 ({', '.join(names)}) in both."
+            )
+        codes = [region_codes(each.detach().cpu().numpy()) for each in (pred, label)]
+        return codes[0], codes[1], code_values(names, *codes)
 
     def _all_rows(self) -> list[pd.DataFrame]:
         """Return the rows of the cases of all ranks as a single process has them: each case once, in their order."""

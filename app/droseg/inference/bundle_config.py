@@ -13,6 +13,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from droseg.data.channels import MissingChannels, checked_choice
+from droseg.data.regions import label_values
 from droseg.errors import BundleError, DrosegError, InputError
 
 CONFIG = Path("configs") / "inference.yaml"
@@ -77,14 +78,12 @@ class InferenceConfig(BundleConfig):
             raise BundleError(f"bundle {folder}: it has no {CONFIG}, so it cannot segment; give a complete bundle.")
         super().__init__(folder / CONFIG, folder, device)
 
-    def label_values(self) -> dict[str, int]:
-        """Return `structures`: name -> value in the label map."""
-        structures = self["structures"]
-        if not isinstance(structures, dict) or not all(isinstance(value, int) for value in structures.values()):
-            raise BundleError(
-                f"{self.path}: structures is {structures}; one label value per name is needed, {{name: value}}."
-            )
-        return dict(structures)
+    def label_values(self) -> dict[str, tuple[int, ...]]:
+        """Return `structures`: name -> its label values."""
+        try:
+            return label_values(self["structures"])
+        except BundleError as error:
+            raise BundleError(f"{self.path}: {error}") from error
 
     def missing_channels(self) -> MissingChannels:
         """Return `missing_channels`; "error" where the bundle does not know the key."""

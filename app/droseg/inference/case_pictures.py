@@ -14,6 +14,7 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from droseg.colors import PALETTE
+from droseg.data.regions import Structures, label_values
 from droseg.inference.writing import TEMPORARY_PREFIX, OutputError
 from droseg.report.pictures import gray_rgb, overlay, to_ras, upright, window
 
@@ -25,13 +26,13 @@ _GRAYS: Final = 48  # colors of a picture: a third of the size, and the noise of
 _WINDOW_SAMPLES: Final = 1_000_000
 
 
-def structure_colors(structures: Mapping[str, int]) -> dict[str, str]:
+def structure_colors(structures: Structures) -> dict[str, str]:
     """Return structure -> color, as drawn here and in all other reports."""
     return {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(structures)}
 
 
 def case_pictures(
-    image: NDArray[Any], labels: NDArray[Any], affine: NDArray[np.float64], structures: Mapping[str, int]
+    image: NDArray[Any], labels: NDArray[Any], affine: NDArray[np.float64], structures: Structures
 ) -> list[tuple[str, bytes]]:
     """Return caption and PNG of an axial, a coronal and a sagittal slice, through most of the segmentation.
 
@@ -41,13 +42,14 @@ def case_pictures(
         image: (C, H, W, D), the first channel is shown; or (H, W, D).
         labels: label values, (H, W, D).
         affine: voxel index -> mm in RAS+, (4, 4).
-        structures: name -> label value.
+        structures: name -> label value, or several; regions inside others are drawn over them.
     """
     channel = np.asarray(image)[0] if np.ndim(image) == 4 else np.asarray(image)
     (channel, labels), affine = to_ras([channel, np.asarray(labels)], np.asarray(affine, dtype=np.float64))
     stride = max(1, round((channel.size / _WINDOW_SAMPLES) ** (1 / 3)))
     sample = np.asarray(channel[::stride, ::stride, ::stride], dtype=np.float32)
-    segmented = np.isin(labels, list(structures.values()))
+    values = label_values(structures)
+    segmented = np.isin(labels, [value for those in values.values() for value in those])
     result = []
     for plane, axis in PLANES.items():
         others = tuple(a for a in range(3) if a != axis)
@@ -57,7 +59,6 @@ def case_pictures(
         frame = _frame(np.asarray(segmented.any(axis=axis)), spacing)
         gray = upright(window(np.take(channel, index, axis)[frame].astype(np.float32), sample), spacing, order=1)
         drawn = upright(np.take(labels, index, axis)[frame], spacing, order=0)
-        values = {name: (value,) for name, value in structures.items()}
         picture = overlay(gray, drawn, values, structure_colors(structures), "") if amounts.any() else gray_rgb(gray)
         where = _position(labels.shape, affine, axis, index)
         result.append((f"{plane}, {where}", _png(picture, _LETTERS[plane], where)))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from droseg.data.regions import plain_values
 from droseg.errors import InputError
 from droseg.inference.dicom_seg import require_highdicom
 from droseg.inference.inputs import InputCase, SkippedInput
@@ -51,7 +52,8 @@ def predict_cases(
         skipped: what was found and is no candidate, for the record.
         device: see `Predictor`.
         options: keyword arguments of `Predictor`.
-        probabilities: write `CASE_ID_prob.nii.gz`, the last axis the classes, background first.
+        probabilities: write `CASE_ID_prob.nii.gz`, the last axis the classes, background first, or the
+            regions of a bundle whose structures overlap.
         dicom_seg: write `CASE_ID_seg.dcm` for DICOM input.
         overview: write a page with pictures of each case of the folder.
         overwrite: segment again, and replace what is there.
@@ -127,7 +129,7 @@ class _Run:
         about = {
             "bundle": str(model.bundle),
             "fingerprint": model.fingerprint,
-            "structures": dict(model.structures),
+            "structures": plain_values(model.structures),
             "device": device,
             "options": {name: _plain(value) for name, value in options.items()},
         }

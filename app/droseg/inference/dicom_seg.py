@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from droseg import __version__
 from droseg.data.dicom import DicomSeries
+from droseg.data.regions import Structures, label_values, mask_of, shared_values
 from droseg.data.volumes import ImageSource
 from droseg.errors import InputError
 from droseg.inference.predictor import Segmentation
@@ -63,14 +64,14 @@ def dicom_sources(images: Sequence[ImageSource | None]) -> list[Path]:
 
 
 def save_dicom_seg(
-    path: Path, segmentation: Segmentation, structures: Mapping[str, int], sources: Sequence[Path]
+    path: Path, segmentation: Segmentation, structures: Structures, sources: Sequence[Path]
 ) -> None:
-    """Write a label map on the grid of its source series as a binary DICOM SEG object; segments in label order.
+    """Write a label map on the grid of its source series as a binary DICOM SEG object, a segment for each structure.
 
     Args:
         path: of the object.
         segmentation: on the grid of the image.
-        structures: name -> value in the label map.
+        structures: name -> value in the label map, or several; segments of structures that share values overlap.
         sources: DICOM files, among them those of the image; other series are told apart by their grid.
 
     Raises:
@@ -80,11 +81,8 @@ def save_dicom_seg(
 
     affine = RAS_TO_LPS @ segmentation.affine
     datasets = _on_grid(sources, segmentation.labels.shape, affine)
-    # DICOM's frames are (slice, row, column); the label map is (column, row, slice).
-    segment_of = np.zeros(max(structures.values()) + 1, np.min_scalar_type(len(structures)))
-    for number, value in enumerate(structures.values(), start=1):
-        segment_of[value] = number
-    frames = np.ascontiguousarray(segment_of[segmentation.labels].transpose(2, 1, 0))
+    frames = np.ascontiguousarray(_segments(segmentation.labels, structures))
+    channels = {"SegmentNumber": list(range(1, len(structures) + 1))} if frames.ndim == 4 else None
     order = [2, 1, 0, 3]
     try:
         volume = hd.Volume(
@@ -92,6 +90,7 @@ def save_dicom_seg(
             affine[:, order],
             coordinate_system="PATIENT",
             frame_of_reference_uid=datasets[0].FrameOfReferenceUID,
+            channels=channels,
         )
         seg = hd.seg.Segmentation(
             source_images=datasets,
@@ -117,6 +116,21 @@ def save_dicom_seg(
             f"{sources[0].parent}: no DICOM SEG can refer to this series ({why})", "leave out --dicom-seg"
         ) from error
     seg.save_as(path)
+
+
+def _segments(labels: NDArray[Any], structures: Structures) -> NDArray[Any]:
+    """Return the number of the segment at each place, or, where they overlap, 0 or 1 for each (last axis).
+
+    DICOM's frames are (slice, row, column); the label map is (column, row, slice).
+    """
+    values = label_values(structures)
+    if shared_values(structures):
+        masks = [mask_of(labels, those).astype(np.uint8) for those in values.values()]
+        return np.stack(masks, axis=-1).transpose(2, 1, 0, 3)
+    segment_of = np.zeros(max(map(max, values.values())) + 1, np.min_scalar_type(len(values)))
+    for number, those in enumerate(values.values(), start=1):
+        segment_of[list(those)] = number
+    return segment_of[labels].transpose(2, 1, 0)
 
 
 def _segment(number: int, name: str) -> Any:

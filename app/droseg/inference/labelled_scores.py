@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from droseg.data.datalist import Case
+from droseg.data.regions import Structures, code_values, mask_of, region_codes
 from droseg.data.volumes import GRID_TOLERANCE
 from droseg.errors import DrosegError
 from droseg.inference.calibration import NATURAL, ScoredCase
@@ -34,7 +35,7 @@ class Scored:
 class _KeepingRules(QualityRules):
     """Keeps what was measured on the last case, and raises no flag."""
 
-    def __init__(self, folder: Path, structures: Mapping[str, int]) -> None:
+    def __init__(self, folder: Path, structures: Structures) -> None:
         super().__init__(folder, structures)
         self.last: list[Finding] = []
 
@@ -104,19 +105,20 @@ def _score_case(
     if case.label is None:
         raise DrosegError("it has no label; give a section of labelled cases.")
     image = predictor.read(list(case.images))
-    reference = _reference(case.label, image, {predictor.structures[name]: values[name] for name in values})
-    names: dict[int | tuple[int, ...], str] = {predictor.structures[name]: name for name in values}
+    own = {name: predictor.structures[name] for name in values}
+    reference = _codes(_reference(case.label, image), values)
     rng = np.random.default_rng(zlib.crc32(case.case_id.encode()))
     scored = []
     for kind in (NATURAL, *kinds):
-        whole = np.zeros(reference.shape, dtype=reference.dtype)
+        whole: NDArray[Any] = np.zeros(reference.shape, dtype=np.int32)
         if kind == NATURAL:
             whole, scores, refused = predictor.score(image)
         else:
             changed = degrade(image, kind, rng)
             # What was cut off is missed: the person wanted the whole structure.
             whole[changed.box], scores, refused = predictor.score(changed.image)
-        table = case_metrics(whole, reference, names, metrics=["dice"])
+        pred = _codes(whole, own)
+        table = case_metrics(pred, reference, code_values(list(values), pred, reference), metrics=["dice"])
         dice = float(penalized(table, "dice").mean())
         if np.isnan(dice):
             continue  # neither the label nor the network has any structure
@@ -124,13 +126,15 @@ def _score_case(
     return scored
 
 
-def _reference(path: Path, image: MetaTensor, values: Mapping[int, Sequence[int]]) -> NDArray[Any]:
-    """Return the label on the grid of the image, with the values that the bundle gives the structures."""
+def _codes(labels: NDArray[Any], values: Mapping[str, Sequence[int]]) -> NDArray[np.int64]:
+    """Return a map that says of each voxel in which structures it is: bundle and labels may have other values."""
+    return region_codes([mask_of(labels, those) for those in values.values()])
+
+
+def _reference(path: Path, image: MetaTensor) -> NDArray[Any]:
+    """Return the label on the grid of the image."""
     stored, affine = read_labels(path)
     on_grid = lay_on_grid(stored, affine, image.shape[1:], image.affine.numpy(), GRID_TOLERANCE)
     if on_grid is None:
         raise DrosegError(f"{path}: its grid is not that of the image; resample the label.")
-    reference = np.zeros(on_grid.shape, dtype=np.int32)
-    for value, those in values.items():
-        reference[np.isin(on_grid, list(those))] = value
-    return reference
+    return on_grid

@@ -162,10 +162,12 @@ class WholeGrid:
 
     Attributes:
         scores: (K, h, w, d) on the CPU.
-        disagreement: as `NativeGrid`; the foreground is where the first score is not the largest.
+        disagreement: as `NativeGrid`; the foreground is where the first score is not the largest, of overlapping regions
+            where any score is above 0.
     """
 
-    def __init__(self, source_shape: tuple[int, ...]) -> None:
+    def __init__(self, source_shape: tuple[int, ...], overlapping: bool = False) -> None:
+        self._overlapping = overlapping
         self.scores = torch.empty(0)
         self._shape = source_shape
         self._apart = _MeanOver()
@@ -181,7 +183,7 @@ class WholeGrid:
             self.scores = torch.empty((len(scores), *self._shape))
         self.scores[:, planes] = scores.cpu()
         if apart is not None:
-            self._apart.add(apart, scores.argmax(0) > 0)
+            self._apart.add(apart, (scores > 0).any(0) if self._overlapping else scores.argmax(0) > 0)
 
 
 def integers(pred: Any, shape: tuple[int, ...]) -> NDArray[Any]:

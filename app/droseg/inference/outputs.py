@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from droseg import __version__
+from droseg.data.regions import plain_values
 from droseg.inference.dicom_seg import dicom_sources, save_dicom_seg
 from droseg.inference.inputs import RESULT_SUFFIX, InputCase
 from droseg.inference.predictor import Segmentation
@@ -32,7 +33,7 @@ class Wanted:
     """What is written beside the label map and its JSON.
 
     Attributes:
-        probabilities: of each class, `NAME_prob.nii.gz`.
+        probabilities: of each class or region, `NAME_prob.nii.gz`.
         dicom_seg: a DICOM SEG object, `NAME_seg.dcm`, for DICOM input.
         overview: pictures of each case.
     """
@@ -49,12 +50,14 @@ class Model:
     Attributes:
         bundle: its folder.
         fingerprint: SHA-256 of the weights and of the inference config, in hex.
-        structures: name -> value in the label map.
+        structures: name -> its values in the label map.
+        overlapping: whether each structure has a probability of its own, and there is none of the background.
     """
 
     bundle: Path
     fingerprint: str
-    structures: Mapping[str, int]
+    structures: Mapping[str, tuple[int, ...]]
+    overlapping: bool = False
 
 
 class CaseFiles:
@@ -142,7 +145,7 @@ class CaseFiles:
         """Return what stands in the JSON: nothing but the case_id names the patient, and no time of day."""
         document: dict[str, Any] = {
             "case_id": self.case.case_id,
-            "structures": dict(self.model.structures),
+            "structures": plain_values(self.model.structures),
             "volumes_ml": dict(segmentation.volumes_ml),
             "flags": [asdict(flag) for flag in segmentation.flags],
             "bundle": self.model.bundle.name,
@@ -152,7 +155,8 @@ class CaseFiles:
             "files": dict(checksums),
         }
         if self.probabilities is not None:
-            document["probabilities"] = ["background", *self.model.structures]
+            names = list(self.model.structures)
+            document["probabilities"] = names if self.model.overlapping else ["background", *names]
         return document
 
     def _result(self, files: Sequence[str], flags: tuple[Flag, ...], volumes_ml: Mapping[str, float]) -> CaseResult:

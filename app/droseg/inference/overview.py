@@ -12,6 +12,7 @@ from string import Template
 from typing import Final
 
 from droseg import __version__
+from droseg.data.regions import Structures
 from droseg.inference.case_pictures import PLANES, case_pictures, picture_path, save_pictures, structure_colors
 from droseg.inference.domain import plain
 from droseg.inference.names import printable
@@ -90,7 +91,7 @@ class OverviewCase:
     reason: str = ""
 
 
-def write_overview(path: Path, cases: Sequence[OverviewCase], bundle_name: str, structures: Mapping[str, int]) -> None:
+def write_overview(path: Path, cases: Sequence[OverviewCase], bundle_name: str, structures: Structures) -> None:
     """Write the page; it takes the pictures of `save_pictures` from the folder `overview` beside it.
 
     It is written whole or not at all. All pictures of a run are read for it: write it at the end of a run (also of an
@@ -100,7 +101,7 @@ def write_overview(path: Path, cases: Sequence[OverviewCase], bundle_name: str, 
         path: OUT/overview.html.
         cases: all of the run, in their order; those of an earlier run, too, if it is resumed.
         bundle_name: of the bundle that segmented them.
-        structures: name -> label value, as for `case_pictures`.
+        structures: name -> label value, or several, as for `case_pictures`.
 
     Raises:
         OutputError: if the page cannot be written.
@@ -108,7 +109,7 @@ def write_overview(path: Path, cases: Sequence[OverviewCase], bundle_name: str, 
     write_text(_page(path.parent, cases, bundle_name, structures), path)
 
 
-def _page(out: Path, cases: Sequence[OverviewCase], bundle_name: str, structures: Mapping[str, int]) -> str:
+def _page(out: Path, cases: Sequence[OverviewCase], bundle_name: str, structures: Structures) -> str:
     parts = [(heading, [case for case in cases if _kind(case) == kind]) for kind, heading in _SECTIONS.items()]
     to_look_at = sum(_kind(case) in ("look", "failed") for case in cases)
     legend = "".join(
@@ -147,7 +148,7 @@ def _kind(case: OverviewCase) -> str:
     return "skipped" if case.status == "skipped" else "failed"
 
 
-def _card(out: Path, case: OverviewCase, structures: Mapping[str, int]) -> str:
+def _card(out: Path, case: OverviewCase, structures: Structures) -> str:
     kind, name = _kind(case), escape(printable(case.case_id))
     badge = f"{len(case.flags)} flag{'s' * (len(case.flags) != 1)}" if kind == "look" else STATUSES[case.status]
     colors = structure_colors(structures)

@@ -19,6 +19,7 @@ from torch import Tensor
 from droseg.bundles import find_bundle
 from droseg.data.channels import MissingChannels, checked_choice
 from droseg.data.dicom import DicomSeries
+from droseg.data.regions import mask_of
 from droseg.engine.precision import choose_device, has_fast_bf16
 from droseg.errors import BundleError, InputError
 from droseg.inference.bundle_config import CONFIG, InferenceConfig
@@ -61,7 +62,8 @@ class Segmentation:
         affine: voxel index -> mm in RAS+, (4, 4).
         flags: what a person should look at.
         volumes_ml: structure -> volume.
-        probabilities: of the classes, background first, (K, H, W, D) float16; None unless asked for.
+        probabilities: of the classes, background first, or of regions that may overlap without it, (K, H, W, D)
+            float16; None unless asked for.
     """
 
     labels: NDArray[Any]
@@ -100,7 +102,9 @@ class Predictor:
 
     Attributes:
         channels: names of the images that a case needs, in order.
-        structures: name -> value in the label map.
+        structures: name -> its values in the label map; those of overlapping regions lie in each other.
+        overlapping: whether each region has a probability of its own (sigmoid), instead of classes that exclude each
+            other (softmax).
         fingerprint: SHA-256 of all weights, the inference config and the arguments that change results, in hex.
 
     Raises:
@@ -143,6 +147,7 @@ class Predictor:
             network.to(self.device, memory_format=layout)
         self._finishing = Finishing(config["postprocessing"].transforms)
         activation = self._finishing.activation
+        self.overlapping = activation == "sigmoid"
         axes = config.mirror_axes() if mirror else ()
         if len(networks) * 2 ** len(axes) > 1 and activation is None:
             raise BundleError(
@@ -249,7 +254,7 @@ class Predictor:
         def start() -> NativeGrid:
             return NativeGrid(self._finishing, to_source, source_shape, shape, dtype, self.probabilities)
 
-        each = dtype.itemsize + (2 * (len(self.structures) + 1) if self.probabilities else 0)
+        each = dtype.itemsize + (2 * (len(self.structures) + (not self.overlapping)) if self.probabilities else 0)
         native, less_overlap = self._scorer(_plain(inputs), start, each * image[0].numel())
         labels = native.labels
         if self._finishing.last:
@@ -258,7 +263,7 @@ class Predictor:
                 item = transform(item)
             labels = integers(item[PRED], shape).astype(dtype)
         spacing = nib.affines.voxel_sizes(affine) * native.step
-        evidence = Evidence(image, labels, native.evidence, tuple(spacing.tolist()), native.disagreement)
+        evidence = self._evidence(image, labels, native.evidence, spacing, native.disagreement)
         return evidence, native.probabilities, less_overlap
 
     def _in_one_piece(self, prepared: Prepared) -> tuple[Evidence, NDArray[Any] | None, bool]:
@@ -269,20 +274,33 @@ class Predictor:
                 "that there are no probabilities on the image's grid; ask for none."
             )
         image, inputs = prepared.image, prepared.item[IMAGE]
-        native, less_overlap = self._scorer(_plain(inputs), lambda: WholeGrid(tuple(inputs.shape[1:])))
+        native, less_overlap = self._scorer(_plain(inputs), lambda: WholeGrid(tuple(inputs.shape[1:]), self.overlapping))
         item = {**prepared.item, PRED: native.scores.clone()}
         with self._transforming:
             for transform in self._finishing.whole:
                 item = transform(item)
         labels = integers(item[PRED], tuple(image.shape[1:])).astype(label_dtype(self.structures))
         scores = native.scores
-        values = scores.sigmoid() if self._finishing.activation == "sigmoid" else scores.softmax(0)
+        values = scores.sigmoid() if self.overlapping else scores.softmax(0)
         spacing = nib.affines.voxel_sizes(np.asarray(inputs.affine))
-        return Evidence(image, labels, values, tuple(spacing.tolist()), native.disagreement), None, less_overlap
+        return self._evidence(image, labels, values, spacing, native.disagreement), None, less_overlap
+
+    def _evidence(
+        self,
+        image: MetaTensor,
+        labels: NDArray[Any],
+        probabilities: Tensor,
+        spacing_mm: NDArray[np.float64],
+        disagreement: float | None,
+    ) -> Evidence:
+        first, second, third = (float(edge) for edge in spacing_mm)
+        return Evidence(image, labels, probabilities, (first, second, third), disagreement, self.overlapping)
 
     def _volumes_ml(self, labels: NDArray[Any], affine: NDArray[np.float64]) -> dict[str, float]:
         voxel_ml = float(nib.affines.voxel_sizes(affine).prod()) / 1000.0
-        return {name: int(np.count_nonzero(labels == value)) * voxel_ml for name, value in self.structures.items()}
+        return {
+            name: int(np.count_nonzero(mask_of(labels, values))) * voxel_ml for name, values in self.structures.items()
+        }
 
 
 _LESS_OVERLAP = Flag(

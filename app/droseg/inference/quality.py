@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 from torch import Tensor
 
+from droseg.data.regions import Structures
 from droseg.data.statistics import ImageMeasures, StructureMeasures, measure_image, measure_structures
 from droseg.errors import BundleError
 from droseg.inference.domain import OutOfDomainError, by_axis, check_domain, plain, range_by_axis
@@ -78,9 +79,10 @@ class Evidence:
     Attributes:
         image: the image on its own grid, (C, H, W, D), with its affine in mm and RAS+.
         labels: label values on the same grid, (H, W, D).
-        probabilities: of the classes (background first) on the network's grid, (K, h, w, d), float.
+        probabilities: on the network's grid, (K, h, w, d), float: of the classes, background first, or of regions.
         spacing_mm: of the network's grid, (3,).
         disagreement: of the test-time views, mean over the foreground, 0 to 1; None without views.
+        overlapping: whether `probabilities` are those of regions, each by itself, without a background.
     """
 
     image: MetaTensor
@@ -88,6 +90,7 @@ class Evidence:
     probabilities: Tensor
     spacing_mm: tuple[float, float, float]
     disagreement: float | None = None
+    overlapping: bool = False
 
 
 class QualityRules:
@@ -97,7 +100,7 @@ class QualityRules:
 
     Args:
         folder: of the bundle: `training_statistics.json` and `quality.json`, where there are any.
-        structures: name -> value in the label map.
+        structures: name -> value in the label map, or several; regions may overlap.
 
     Attributes:
         thresholds: flag name -> the score above which it is raised; None: never.
@@ -106,7 +109,7 @@ class QualityRules:
         BundleError: if one of the two files cannot be used.
     """
 
-    def __init__(self, folder: Path, structures: Mapping[str, int]) -> None:
+    def __init__(self, folder: Path, structures: Structures) -> None:
         self.folder = folder
         self.structures = dict(structures)
         self.ranges = TrainingRanges(folder)
@@ -139,7 +142,7 @@ class QualityRules:
             for name, measures in measure_structures(evidence.labels, affine, self.structures).items()
             for finding in self._structure_findings(name, measures)
         ]
-        entropy = foreground_entropy(evidence.probabilities)
+        entropy = (region_entropy if evidence.overlapping else foreground_entropy)(evidence.probabilities)
         if entropy is not None:
             message = f"the network is unsure of its borders or structures: entropy {entropy:.2f} of 1"
             found.append(Finding(entropy, Flag("high_entropy", "", message)))
@@ -250,3 +253,19 @@ def foreground_entropy(probabilities: Tensor) -> float | None:
     if inside.shape[1] == 0 or len(inside) < 2:
         return None
     return float(torch.special.entr(inside).sum(0).mean()) / float(np.log(len(inside)))
+
+
+def region_entropy(probabilities: Tensor) -> float | None:
+    """Return the mean entropy of yes or no, 0 to 1, over the regions, where any of them has more than 0.1.
+
+    Args:
+        probabilities: of overlapping regions, without a background, (R, h, w, d).
+
+    Returns:
+        None where there is no such voxel.
+    """
+    inside = probabilities[:, probabilities.amax(dim=0) > 1 - UNSURE_BACKGROUND].float()
+    if inside.shape[1] == 0:
+        return None
+    entropy = torch.special.entr(inside) + torch.special.entr(1 - inside)
+    return float(entropy.mean()) / float(np.log(2))

@@ -287,4 +287,4 @@ def _crash(ended: _Ended, clock: _Clock) -> tuple[str, str]:
 
 def model_of(predictor: Predictor) -> Model:
     """Return what a predictor is."""
-    return Model(predictor.folder, predictor.fingerprint, predictor.structures)
+    return Model(predictor.folder, predictor.fingerprint, predictor.structures, predictor.overlapping)

@@ -9,13 +9,14 @@ import hashlib
 import os
 import platform
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 import nibabel as nib
 import numpy as np
 
+from droseg.data.regions import Structures, label_values
 from droseg.errors import DrosegError
 
 
@@ -29,9 +30,9 @@ PROBE_BYTES = 1 << 20
 """A label map of 256^3 compresses to less than this."""
 
 
-def label_dtype(structures: Mapping[str, int]) -> np.dtype:
+def label_dtype(structures: Structures) -> np.dtype:
     """Return the smallest unsigned integer type that holds every label value."""
-    return np.min_scalar_type(max(structures.values(), default=1))
+    return np.min_scalar_type(max(max(values) for values in label_values(structures).values()))
 
 
 def writable_folder(folder: str | Path) -> Path:

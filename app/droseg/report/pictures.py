@@ -197,13 +197,21 @@ def overlay(
     colors: Mapping[str, str],
     worst: str,
 ) -> NDArray[np.uint8]:
-    """Return the image with all structures (name -> values) tinted, the worst one stronger and outlined."""
+    """Return the image with all structures (name -> values) tinted, the worst one stronger and outlined.
+
+    Where structures overlap, the one of the fewest values gives the tint, and the contours of all are drawn.
+    """
     rgb = gray_rgb(gray).astype(np.float32)
-    for name, values in structures.items():
-        mask = np.isin(labels, values)
-        color = np.array([int(colors[name][i : i + 2], 16) for i in (1, 3, 5)], dtype=np.float32)
-        share = 0.6 if name == worst else 0.32
-        rgb[mask] = (1 - share) * rgb[mask] + share * color
+    ordered = sorted(structures.items(), key=lambda item: -len(item[1]))  # those inside others over them; stable
+    masks = {name: np.isin(labels, values) for name, values in ordered}
+    rgbs = {name: np.array([int(colors[name][i : i + 2], 16) for i in (1, 3, 5)], dtype=np.float32) for name in masks}
+    tinted = np.zeros(labels.shape, dtype=bool)
+    for name, mask in reversed(masks.items()):
+        share, own = 0.6 if name == worst else 0.32, mask & ~tinted
+        rgb[own] = (1 - share) * rgb[own] + share * rgbs[name]
+        tinted |= mask
+    for name in sorted(masks, key=lambda each: each == worst):  # the white contour last
+        mask, color = masks[name], rgbs[name]
         edge = mask & ~ndimage.binary_erosion(mask, iterations=2 if name == worst else 1)
         rgb[edge] = 255.0 if name == worst else 0.25 * rgb[edge] + 0.75 * color
     return rgb.astype(np.uint8)

@@ -98,8 +98,13 @@ def _accepts(parent: Any, known_parent: Any, key: str) -> bool:
         return True
     if "_target_" in parent:
         return key in _parameters(parent["_target_"]) or "**" in _parameters(parent["_target_"])
-    # A mapping of plain values, such as structures, holds the user's own names.
-    return isinstance(known_parent, Mapping) and not any(isinstance(v, (Mapping, list)) for v in known_parent.values())
+    # A mapping of plain values, such as structures, holds the user's own names; one that the bundle has as null, too.
+    return known_parent is None or (isinstance(known_parent, Mapping) and all(map(_is_plain, known_parent.values())))
+
+
+def _is_plain(value: Any) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return not any(isinstance(item, Mapping | list) for item in items)
 
 
 def _lookup(config: Any, name: str) -> Any:

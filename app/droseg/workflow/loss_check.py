@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from droseg.data.regions import Structures
 from droseg.errors import InputError
 
 SIZE = 16
@@ -15,29 +16,28 @@ SIZE = 16
 
 
 def checked_loss(
-    loss: Callable[[Any, Tensor], Tensor], structures: Mapping[str, int], device: torch.device | str = "cpu"
+    loss: Callable[[Any, Tensor], Tensor], structures: Structures, device: torch.device | str = "cpu"
 ) -> Callable[[Any, Tensor], Tensor]:
     """Return the loss, if it gives one finite value per case for the structures of a bundle.
 
     Args:
-        loss: (pred, label) -> (B,).
-        structures: of the bundle; classes that exclude each other.
+        loss: (pred, label) -> (B,); with an attribute `sigmoid` that is true, for channels of overlapping regions.
+        structures: of the bundle.
         device: of the training.
     Raises:
         InputError: in one line, with what the loss says itself.
     """
     name = f"train#loss ({type(loss).__name__})"
-    if getattr(loss, "sigmoid", False):
-        raise InputError(
-            f"{name} is for overlapping regions (sigmoid), but a bundle trains structures that exclude each other: "
-            f"{', '.join(structures)}. Choose a loss with softmax, e.g. PerCaseDiceCELoss; regions are for trainings "
-            "written in Python (docs/robust_training.md)."
-        )
     generator = torch.Generator().manual_seed(0)
-    num_classes = len(structures) + 1
-    pred = torch.randn(2, num_classes, *[SIZE] * 3, generator=generator).to(device)
-    label = torch.randint(num_classes, (2, 1, *[SIZE] * 3), generator=generator).float().to(device)
-    of = f"a patch of {num_classes} classes (background, {', '.join(structures)})"
+    size, names = [SIZE] * 3, ", ".join(structures)
+    if takes_sigmoid(loss):
+        num_channels, of = len(structures), f"a patch of {len(structures)} overlapping regions ({names})"
+        label = torch.randint(2, (2, num_channels, *size), generator=generator).float().to(device)
+    else:
+        num_channels = len(structures) + 1
+        of = f"a patch of {num_channels} classes (background, {names})"
+        label = torch.randint(num_channels, (2, 1, *size), generator=generator).float().to(device)
+    pred = torch.randn(2, num_channels, *size, generator=generator).to(device)
     try:
         with torch.no_grad():
             values = loss(pred, label)
@@ -53,3 +53,11 @@ def checked_loss(
     if not bool(torch.isfinite(values).all()):
         raise InputError(f"{name} is {values.tolist()} for {of}; it must be finite.")
     return loss
+
+
+def takes_sigmoid(loss: Any) -> bool | None:
+    """Return whether the loss, or the first one inside it that tells, is for overlapping regions; None: unknown."""
+    for module in loss.modules() if isinstance(loss, nn.Module) else [loss]:
+        if isinstance(getattr(module, "sigmoid", None), bool):
+            return bool(module.sigmoid)
+    return None

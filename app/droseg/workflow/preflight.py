@@ -14,7 +14,8 @@ from droseg.data import Datalist
 from droseg.data.channels import MissingChannels
 from droseg.data.check import Problem, check_datalist, problem_table
 from droseg.data.datalist import EntryProblem
-from droseg.errors import BundleError, DatalistError, DrosegError, InputError
+from droseg.data.regions import Structures, label_values, plain_values
+from droseg.errors import DatalistError, DrosegError, InputError
 from droseg.metrics.axes import axis_columns
 
 
@@ -39,31 +40,33 @@ def check_output_folder(folder: Path, needed_bytes: int) -> None:
         )
 
 
-def check_structures(datalist: Datalist, structures: Mapping[str, int], channels: Sequence[str]) -> None:
+def check_structures(
+    datalist: Datalist, structures: Structures, channels: Sequence[str], overlapping: bool = False
+) -> None:
     """Refuse a datalist that does not have the bundle's structures and channels.
 
+    Args:
+        datalist: of the training.
+        structures: of the bundle.
+        channels: of the bundle.
+        overlapping: whether the bundle trains regions that may overlap.
     Raises:
-        DatalistError: naming what each of the two has. BundleError: if a structure is no single label value.
+        DatalistError: naming what each of the two has. BundleError: if a structure is no label value or list of them.
     """
-    regions = [name for name, value in structures.items() if not isinstance(value, int)]
-    if regions:
-        raise BundleError(
-            f"structures: {', '.join(regions)} has other than one whole number; the bundle segments structures that "
-            "exclude each other, with one label value each."
-        )
+    wanted = label_values(structures)
     declared = {name: values for name, values in datalist.structures.items() if values != (0,)}
-    missing = [name for name in structures if name not in declared]
+    missing = [name for name in wanted if name not in declared]
     other = [
-        f"{name} (datalist {', '.join(map(str, declared[name]))}, bundle {value})"
-        for name, value in structures.items()
-        if name in declared and declared[name] != (int(value),)
+        f"{name} (datalist {', '.join(map(str, declared[name]))}, bundle {', '.join(map(str, values))})"
+        for name, values in wanted.items()
+        if name in declared and set(declared[name]) != set(values)
     ]
     if missing or other:
         found = f"it has no {', '.join(missing)}" if missing else f"other label values: {'; '.join(other)}"
-        single = {name: values[0] for name, values in declared.items() if len(values) == 1}  # a region trains in none
-        override = "{" + ", ".join(f"{name}: {value}" for name, value in single.items()) + "}"
+        trainable = plain_values(declared if overlapping else _apart(declared)) if declared else {}
+        override = "{" + ", ".join(f"{name}: {value}" for name, value in trainable.items()) + "}"
         raise DatalistError(
-            f"{datalist.path}: {found}. The bundle segments {', '.join(structures)}; the datalist declares "
+            f"{datalist.path}: {found}. The bundle segments {', '.join(wanted)}; the datalist declares "
             f"{', '.join(declared) or 'nothing'}. Train with: structures='{override}'"
         )
     if len(datalist.channels) != len(channels):
@@ -71,6 +74,15 @@ def check_structures(datalist: Datalist, structures: Mapping[str, int], channels
             f"{datalist.path}: {len(datalist.channels)} channels ({', '.join(datalist.channels)}), the bundle takes "
             f"{len(channels)} ({', '.join(channels)}). Train with: channels='[{', '.join(datalist.channels)}]'"
         )
+
+
+def _apart(declared: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the structures that exclude each other, in their order; of those that overlap the smallest ones."""
+    kept: dict[str, tuple[int, ...]] = {}
+    for name in sorted(declared, key=lambda each: len(declared[each])):
+        if not any(set(declared[name]) & set(values) for values in kept.values()):
+            kept[name] = declared[name]
+    return {name: values for name, values in declared.items() if name in kept}
 
 
 def check_axes(datalist: Datalist, axes: Sequence[str] | None) -> None:

@@ -14,6 +14,7 @@ from droseg import __version__
 from droseg.engine.run_folder import RunFolder, replace_text
 from droseg.report.card import empty_card
 from droseg.workflow.config import config_files, differences, dump_config, load_config, without_metadata
+from droseg.workflow.region_check import trains_regions
 
 TRAIN, INFERENCE, PARALLEL = "train.yaml", "inference.yaml", "multi_gpu_train.yaml"
 
@@ -75,7 +76,8 @@ def write_run_configs(run: RunFolder, source: Path, config: Mapping[str, Any], r
 def _write_metadata(source: Path, target: Path, config: Mapping[str, Any]) -> None:
     """Copy the bundle's metadata with the channels and structures of this run."""
     metadata = json.loads(source.read_text())
-    channels, structures = list(config["channels"]), ["background", *config["structures"]]
+    channels, structures = list(config["channels"]), list(config["structures"])
+    structures = structures if trains_regions(config) else ["background", *structures]
     formats = metadata.get("network_data_format", {})
     for entries, names in ((formats.get("inputs", {}), channels), (formats.get("outputs", {}), structures)):
         for entry in entries.values():

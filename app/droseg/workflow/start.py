@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.utils import set_determinism
 
 from droseg import __version__, keys
 from droseg.data import Datalist
 from droseg.data.channels import checked_choice
 from droseg.data.datalist import parse_datalist
+from droseg.data.regions import label_values, plain_values
 from droseg.data.statistics import training_statistics
 from droseg.engine.rank_watch import leave
 from droseg.engine.roles import LostRankError, agree, is_writer, leave_ranks, rank, world_size
@@ -44,7 +45,8 @@ from droseg.workflow.preflight import (
     check_shares,
     check_structures,
 )
-from droseg.workflow.run_config import TRAIN, changed_settings, write_run_configs
+from droseg.workflow.region_check import check_regions, trains_regions
+from droseg.workflow.run_config import INFERENCE, TRAIN, changed_settings, write_run_configs
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +112,7 @@ class _Plan:
     config: dict[str, Any]
     resolved: dict[str, Any]
     datalist: Datalist
-    structures: dict[str, int]
+    structures: dict[str, tuple[int, ...]]
     continues: bool
     objective: str
     seed: int
@@ -165,12 +167,13 @@ def _plan(workflow: ConfigWorkflow) -> _Plan | int:
     check_roi_size(value("roi_size"), config["network_def"].get("strides"))
     run = RunFolder(Path(value("output_dir")).resolve())
     parameters = sum(p.numel() for p in value("network_def").parameters())
+    structures = label_values(value("structures"))
+    check_regions(config, structures, configs / INFERENCE, _loss(parser), _out_channels(parser))
     check_output_folder(run.path, needed_bytes=6 * 4 * parameters + 50_000_000)
     if is_writer():
         _take(run)
 
     datalist, entry_problems = parse_datalist(value("datalist"), value("data_root"))
-    structures = value("structures")
     resolved = {
         "datalist": str(datalist.path),
         "data_root": None if value("data_root") is None else str(Path(value("data_root")).resolve()),
@@ -182,7 +185,7 @@ def _plan(workflow: ConfigWorkflow) -> _Plan | int:
         print(f"{run.path}: this run is finished ({epochs} epochs); nothing to do. --restart starts over.")
         return 0
     if is_writer():
-        check_structures(datalist, structures, value("channels"))
+        check_structures(datalist, structures, value("channels"), trains_regions(config))
         check_shares(int(value("batch_size")), len(datalist.section(keys.TRAINING)), world_size())
         missing = checked_choice(value("missing_channels") if "missing_channels" in parser else "error")
         dropout = float(value("channel_dropout")) if "channel_dropout" in parser else 0.0
@@ -190,9 +193,24 @@ def _plan(workflow: ConfigWorkflow) -> _Plan | int:
         notes += check_cases(datalist, entry_problems, value("check_data"), missing)
         check_axes(datalist, value("group_axes"))
         _announce(run, datalist, parameters, notes, continues)
-    numbers = {name: int(label) for name, label in structures.items()}
-    plan = run, configs.parent, config, resolved, datalist, numbers, continues
+    plan = run, configs.parent, config, resolved, datalist, structures, continues
     return _Plan(*plan, value("objective"), int(value("seed")), with_statistics=value("check_data"))
+
+
+def _loss(parser: ConfigParser) -> Any:
+    try:
+        return parser.get_parsed_content("train#loss")
+    except Exception as error:
+        if logger.isEnabledFor(logging.DEBUG):
+            raise
+        raise _for_user(error) from error
+
+
+def _out_channels(parser: ConfigParser) -> int | None:
+    """Return how many scores a voxel gets from the network; None if its config does not say."""
+    if "out_channels" not in parser.get("network_def"):
+        return None
+    return int(parser.get_parsed_content("network_def#out_channels"))
 
 
 def _changed(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -230,7 +248,7 @@ def _write(plan: _Plan) -> None:
         seed=plan.seed,
         datalist=str(plan.datalist.path),
         datalist_sha256=_digest(plan.datalist.path),
-        structures=plan.structures,
+        structures=plain_values(plan.structures),
         started=run.status().get("started", time.strftime("%Y-%m-%dT%H:%M:%S%z")),
     )
 
