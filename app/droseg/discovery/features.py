@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from droseg.data.datalist import Case
+from droseg.data.scanner import scanner_tags
 from droseg.data.volumes import Volume, VolumeError, read_volume, spacing_mm
-from droseg.discovery.scanner import scanner_tags
 from droseg.errors import InputError
 from droseg.keys import CASE_ID
 

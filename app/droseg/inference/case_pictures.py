@@ -14,7 +14,7 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from droseg.colors import PALETTE
-from droseg.inference.writing import TEMPORARY_PREFIX, OutputError
+from droseg.data.writing import TEMPORARY_PREFIX, OutputError
 from droseg.report.pictures import gray_rgb, overlay, to_ras, upright, window
 
 PLANES: Final = {"axial": 2, "coronal": 1, "sagittal": 0}

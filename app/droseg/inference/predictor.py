@@ -18,6 +18,7 @@ from torch import Tensor
 
 from droseg.bundles import find_bundle
 from droseg.data.dicom import DicomSeries
+from droseg.data.writing import label_dtype
 from droseg.engine.precision import choose_device, has_fast_bf16
 from droseg.errors import BundleError, InputError
 from droseg.inference.bundle_config import CONFIG, InferenceConfig
@@ -31,7 +32,6 @@ from droseg.inference.reading import image_from_array, image_from_nibabel, read_
 from droseg.inference.scoring import Scorer, WholeImage
 from droseg.inference.views import Views
 from droseg.inference.windows import SlidingWindow
-from droseg.inference.writing import label_dtype
 from droseg.keys import IMAGE, PRED
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
