@@ -60,11 +60,11 @@ def run(args: argparse.Namespace) -> int:
 
     from droseg.bundles import find_bundle
     from droseg.data.datalist import read_datalist
+    from droseg.data.writing import write_text
     from droseg.inference import writable_folder
     from droseg.inference.calibration import calibrate, quality_table
     from droseg.inference.labelled_scores import ScoringPredictor, score_labelled
     from droseg.inference.quality import QUALITY_FILE
-    from droseg.inference.writing import write_text
 
     datalist = read_datalist(args.datalist, args.data_root)
     cases = datalist.section(args.section)
@@ -119,8 +119,8 @@ def _check_structures(predictor: ScoringPredictor, datalist: Datalist, bundle: s
 
 def _remake_statistics(predictor: ScoringPredictor, datalist: Datalist, folder: Path) -> None:
     from droseg.data.statistics import training_statistics
+    from droseg.data.writing import write_text
     from droseg.inference.ranges import STATISTICS_FILE
-    from droseg.inference.writing import write_text
 
     statistics = training_statistics(datalist.section(TRAINING), predictor.structures)
     write_text(json.dumps(statistics, indent=2) + "\n", folder / STATISTICS_FILE)

@@ -2,6 +2,7 @@
 
 from droseg.data.dicom import DicomSeries
 from droseg.data.volumes import ImageSource
+from droseg.data.writing import OutputError, label_dtype, writable_folder
 from droseg.inference.cases import CaseResult, predict_cases
 from droseg.inference.inputs import FoundInputs, InputCase, SkippedInput, find_inputs, image_files, image_items
 from droseg.inference.listing import inputs_table
@@ -9,7 +10,6 @@ from droseg.inference.predictor import Predictor, Prepared, Segmentation
 from droseg.inference.quality import Evidence, Flag, OutOfDomainError, QualityRules
 from droseg.inference.reading import ImageError, read_image
 from droseg.inference.weights import load_weights, weights_file
-from droseg.inference.writing import OutputError, label_dtype, writable_folder
 
 __all__ = [
     "CaseResult",

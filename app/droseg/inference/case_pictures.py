@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from droseg.colors import PALETTE
 from droseg.data.regions import Structures, label_values
-from droseg.inference.writing import TEMPORARY_PREFIX, OutputError
+from droseg.data.writing import TEMPORARY_PREFIX, OutputError
 from droseg.report.pictures import gray_rgb, overlay, to_ras, upright, window
 
 PLANES: Final = {"axial": 2, "coronal": 1, "sagittal": 0}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from droseg.data.regions import plain_values
+from droseg.data.writing import OutputError, output_lock, remove_leftovers, writable_folder
 from droseg.errors import InputError
 from droseg.inference.dicom_seg import require_highdicom
 from droseg.inference.inputs import InputCase, SkippedInput
@@ -18,7 +19,6 @@ from droseg.inference.predictor import Predictor
 from droseg.inference.quality import Flag
 from droseg.inference.record import CaseResult, RunRecord
 from droseg.inference.supervisor import Setup, Supervisor, model_of
-from droseg.inference.writing import OutputError, output_lock, remove_leftovers, writable_folder
 
 
 def predict_cases(

@@ -63,9 +63,7 @@ def dicom_sources(images: Sequence[ImageSource | None]) -> list[Path]:
     return list(first.files) if isinstance(first, DicomSeries) else []
 
 
-def save_dicom_seg(
-    path: Path, segmentation: Segmentation, structures: Structures, sources: Sequence[Path]
-) -> None:
+def save_dicom_seg(path: Path, segmentation: Segmentation, structures: Structures, sources: Sequence[Path]) -> None:
     """Write a label map on the grid of its source series as a binary DICOM SEG object, a segment for each structure.
 
     Args:

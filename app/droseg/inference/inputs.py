@@ -14,11 +14,11 @@ from droseg.data.dicom import DicomSeries
 from droseg.data.dicom_header import is_dicom_file
 from droseg.data.dicom_stack import folder_series
 from droseg.data.volumes import NIFTI_SUFFIXES, VOLUME_SUFFIXES, ImageSource, VolumeError
+from droseg.data.walk import Skip, walk_folder
 from droseg.errors import InputError
 from droseg.inference.channels import channel_sets
 from droseg.inference.names import Nameable, case_names, repeated
 from droseg.inference.studies import choose_series, compile_patterns, scan_dicom
-from droseg.inference.walk import Skip, walk_folder
 from droseg.keys import IMAGE
 
 RESULT_SUFFIX = "_seg.nii.gz"

@@ -13,13 +13,13 @@ import numpy as np
 
 from droseg import __version__
 from droseg.data.regions import plain_values
+from droseg.data.writing import StagedFiles, file_checksum
 from droseg.inference.dicom_seg import dicom_sources, save_dicom_seg
 from droseg.inference.inputs import RESULT_SUFFIX, InputCase
 from droseg.inference.predictor import Segmentation
 from droseg.inference.quality import Flag
 from droseg.inference.reading import ImageError, image_checksum
 from droseg.inference.record import CaseResult, source_names
-from droseg.inference.writing import StagedFiles, file_checksum
 
 SIDECAR_SUFFIX = "_seg.json"
 PROBABILITIES_SUFFIX = "_prob.nii.gz"

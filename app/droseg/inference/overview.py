@@ -13,11 +13,11 @@ from typing import Final
 
 from droseg import __version__
 from droseg.data.regions import Structures
+from droseg.data.writing import write_text
 from droseg.inference.case_pictures import PLANES, case_pictures, picture_path, save_pictures, structure_colors
 from droseg.inference.domain import plain
 from droseg.inference.names import printable
 from droseg.inference.quality import Flag
-from droseg.inference.writing import write_text
 from droseg.report.style import CSS
 
 __all__ = ["OverviewCase", "case_pictures", "save_pictures", "write_overview"]

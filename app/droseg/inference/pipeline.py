@@ -15,6 +15,7 @@ import torch
 from monai.data import MetaTensor
 
 from droseg.data.channels import present_channels
+from droseg.data.writing import OutputError
 from droseg.errors import BundleError
 from droseg.inference.case_pictures import case_pictures, save_pictures
 from droseg.inference.inputs import InputCase
@@ -24,7 +25,6 @@ from droseg.inference.predictor import Predictor, Prepared, Segmentation
 from droseg.inference.quality import OutOfDomainError
 from droseg.inference.reading import ImageError
 from droseg.inference.record import CaseResult, Status, source_names
-from droseg.inference.writing import OutputError
 
 THREAD_PREFIX = "droseg-"
 GRACE_S = 5.0

@@ -20,6 +20,7 @@ from droseg.bundles import find_bundle
 from droseg.data.channels import MissingChannels, checked_choice
 from droseg.data.dicom import DicomSeries
 from droseg.data.regions import mask_of
+from droseg.data.writing import label_dtype
 from droseg.engine.precision import choose_device, has_fast_bf16
 from droseg.errors import BundleError, InputError
 from droseg.inference.bundle_config import CONFIG, InferenceConfig
@@ -34,7 +35,6 @@ from droseg.inference.reading import image_from_array, image_from_nibabel, read_
 from droseg.inference.scoring import Scorer, WholeImage
 from droseg.inference.views import Views
 from droseg.inference.windows import SlidingWindow
-from droseg.inference.writing import label_dtype
 from droseg.keys import IMAGE, PRED
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
@@ -274,7 +274,9 @@ class Predictor:
                 "that there are no probabilities on the image's grid; ask for none."
             )
         image, inputs = prepared.image, prepared.item[IMAGE]
-        native, less_overlap = self._scorer(_plain(inputs), lambda: WholeGrid(tuple(inputs.shape[1:]), self.overlapping))
+        native, less_overlap = self._scorer(
+            _plain(inputs), lambda: WholeGrid(tuple(inputs.shape[1:]), self.overlapping)
+        )
         item = {**prepared.item, PRED: native.scores.clone()}
         with self._transforming:
             for transform in self._finishing.whole:

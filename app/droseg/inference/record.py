@@ -17,9 +17,9 @@ import torch
 
 from droseg import __version__
 from droseg.data.volumes import ImageSource
+from droseg.data.writing import write_text
 from droseg.inference.inputs import SkippedInput
 from droseg.inference.quality import Flag
-from droseg.inference.writing import write_text
 
 RECORD = "predict.json"
 VOLUMES = "volumes.csv"

@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from droseg.data.dicom import DicomSeries, DicomSlice, common_folder
-from droseg.data.dicom_header import DicomFile, dicom_files, read_dicom_header
+from droseg.data.dicom import DicomSeries, common_folder
+from droseg.data.dicom_header import DicomFile, dicom_files
 from droseg.data.dicom_stack import group_series
-from droseg.data.volumes import VolumeError
+from droseg.data.dicom_tree import read_headers
+from droseg.data.walk import Skip
 from droseg.errors import InputError
-from droseg.inference.walk import Skip
 
 OPTION = "--series-description"
 
@@ -41,18 +41,11 @@ def scan_dicom(files: Sequence[Path], named: Sequence[Path]) -> tuple[list[Dicom
         files: found in folders.
         named: given by their own path; each stands for its series, whose other files lie in the same folder.
     """
-    headers: dict[Path, DicomFile] = {}
-    damaged: dict[Path, list[tuple[Path, VolumeError]]] = defaultdict(list)
     beside = [path for folder in dict.fromkeys(path.parent for path in named) for path in _beside(folder)]
-    for path in dict.fromkeys([*files, *named, *beside]):
-        try:
-            headers[path] = read_dicom_header(path)
-        except VolumeError as error:  # also of a file beside a named one: it may be a slice of the same series
-            damaged[path.parent].append((path, error))
+    headers, failing = read_headers([*files, *named, *beside])
     wanted = set(files)
     series_named = {_series_key(headers[path]) for path in named if path in headers}
     wanted |= {path for path in beside if path in headers and _series_key(headers[path]) in series_named}
-    failing = [_damaged(folder, errors) for folder, errors in damaged.items()]
     return group_series(header for path, header in headers.items() if path in wanted), failing
 
 
@@ -113,18 +106,6 @@ def _failing_study(candidates: Sequence[DicomSeries], found: str, remedy: str) -
         slices=tuple(part for item in candidates for part in item.slices),
         problem=(found, remedy),
         private=frozenset(word for item in candidates for word in item.private),
-    )
-
-
-def _damaged(folder: Path, errors: Sequence[tuple[Path, VolumeError]]) -> DicomSeries:
-    first, error = errors[0]
-    found = error.found.removeprefix(f"{first}: ")
-    more = f", and {len(errors) - 1} more like it" if len(errors) > 1 else ""
-    return DicomSeries(
-        folder=folder,
-        uid="",
-        slices=tuple(DicomSlice(path, None) for path, _ in errors),
-        problem=(f"{first.name}{more}: {found}", error.remedy),
     )
 
 

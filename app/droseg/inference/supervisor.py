@@ -18,12 +18,12 @@ from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
 
+from droseg.data.writing import OutputError
 from droseg.errors import BundleError, DrosegError, InputError, WeightsError
 from droseg.inference.inputs import InputCase
 from droseg.inference.outputs import Model, Wanted
 from droseg.inference.predictor import Predictor
 from droseg.inference.record import CaseResult, source_names
-from droseg.inference.writing import OutputError
 
 ERRORS: dict[str, type[DrosegError]] = {
     error.__name__: error for error in (BundleError, DrosegError, InputError, OutputError, WeightsError)
