@@ -49,14 +49,14 @@ def register(subparsers: Any) -> None:
         "--memory-gb",
         metavar="G",
         type=float,
-        help="memory of the training in GB of 2^30 bytes (default: what is free on the GPU; without one, half of the free "
-        "RAM, 8 at most)",
+        help="memory of the training in GB of 2^30 bytes (default: what is free on the GPU; without one, half of the "
+        "free RAM, 8 at most)",
     )
     new.add_argument(
         "--precision",
         choices=("auto", "bf16", "fp32"),
         default="auto",
-        help="of the training (default auto: bf16 if this machine has it in hardware); bf16 takes about half the memory",
+        help="of the training; bf16 takes about half the memory (default auto: bf16 where this machine has it)",
     )
     new.add_argument(
         "--overwrite", action="store_true", help="replace a planned bundle that has not been trained in OUT"
@@ -88,9 +88,8 @@ def run(args: argparse.Namespace) -> int:
     print(memory_line(plan))
     for note in plan.notes:
         print(f"note: {note}")
-    print(
-        f"Wrote {out}, like {template.folder.name} in all else. Next:\n  droseg train {out} --out runs/{out.resolve().name}"
-    )
+    print(f"Wrote {out}, like {template.folder.name} in all else. Next:")
+    print(f"  droseg train {out} --out runs/{out.resolve().name}")
     return 0
 
 

@@ -33,9 +33,10 @@ def memory_line(plan: Plan) -> str:
     """Return what memory was assumed, and what the training is estimated to take."""
     budget = plan.budget
     precision = "bf16" if budget.bf16 else "fp32"
+    total, taken = ((size + CONTEXT_BYTES) / GIB for size in (budget.memory, plan.fit.needed))
     return (
-        f"memory: {(budget.memory + CONTEXT_BYTES) / GIB:.1f} GB ({budget.source}), computing in {precision} "
-        f"({budget.precision_source}); the training is estimated to take {(plan.fit.needed + CONTEXT_BYTES) / GIB:.1f} GB"
+        f"memory: {total:.1f} GB ({budget.source}), computing in {precision} ({budget.precision_source}); the training "
+        f"is estimated to take {taken:.1f} GB"
     )
 
 
@@ -50,8 +51,9 @@ def card_text(plan: Plan, template: Template, name: str) -> str:
     return f"""# {name}
 
 Segments {structures} in {", ".join(plan["channels"])} MRI. Planned by `droseg bundle new` from
-`{plan.datalist.path.name}` ({len(plan.fingerprint.cases)} training cases; median image {size} voxels of {edges} mm), by the published
-heuristics of nnU-Net (Isensee et al. 2021, Nature Methods; version 2.8.1). What they do not plan follows the bundle `{template.folder.name}`.
+`{plan.datalist.path.name}` ({len(plan.fingerprint.cases)} training cases; median image {size} voxels of {edges} mm),
+by the published heuristics of nnU-Net (Isensee et al. 2021, Nature Methods; version 2.8.1). What they do not plan
+follows the bundle `{template.folder.name}`.
 
 **Research software. Not a medical device; not for clinical use.**
 
@@ -63,8 +65,8 @@ heuristics of nnU-Net (Isensee et al. 2021, Nature Methods; version 2.8.1). What
 |---|---|---|
 {rows}
 
-Each choice stands once: what training and inference share in `configs/inference.yaml`, the rest in `configs/train.yaml`. Change it there, or on
-the command line (`key=value`). `plan.json` says the same to programs.
+Each choice stands once: what training and inference share in `configs/inference.yaml`, the rest in
+`configs/train.yaml`. Change it there, or on the command line (`key=value`). `plan.json` says the same to programs.
 
 To look at:
 
@@ -85,17 +87,21 @@ The same by MONAI alone:
 
 ```
 python -m monai.bundle run training --config_file {name}/configs/train.yaml --output_dir RUN
-python -m monai.bundle run training --config_file "['{name}/configs/train.yaml','{name}/configs/hardness.yaml']" --output_dir RUN
-python -m monai.bundle run inference --config_file RUN/configs/inference.yaml --bundle_root RUN --dataset_dir IN --output_dir OUT
-python -m monai.bundle run evaluating --config_file "['RUN/configs/inference.yaml','RUN/configs/evaluate.yaml']" --bundle_root RUN --datalist DATALIST --output_dir SCORES
+python -m monai.bundle run training --output_dir RUN \\
+  --config_file "['{name}/configs/train.yaml','{name}/configs/hardness.yaml']"
+python -m monai.bundle run inference --config_file RUN/configs/inference.yaml --bundle_root RUN \\
+  --dataset_dir IN --output_dir OUT
+python -m monai.bundle run evaluating --config_file "['RUN/configs/inference.yaml','RUN/configs/evaluate.yaml']" \\
+  --bundle_root RUN --datalist DATALIST --output_dir SCORES
 ```
 
 ## Not planned
 
-Loss, optimizer, learning rate, the objective's settings, and the augmentation but for crops, flips and the turns of thin patches: as in
-`{template.folder.name}`. Also not: cropping to the head, resampling thick slices differently along the thick axis (nnU-Net's order 0), a second
-network at low resolution (nnU-Net's cascade), 2D networks, deep supervision, test-time augmentation by default, removal of small
-pieces (`keep_largest`), and a trial of several plans. Authors, license and source of the data are yours to fill in, in `configs/metadata.json`.
+Loss, optimizer, learning rate, the objective's settings, and the augmentation but for crops, flips and the turns of
+thin patches: as in `{template.folder.name}`. Also not: cropping to the head, resampling thick slices differently along
+the thick axis (nnU-Net's order 0), a second network at low resolution (nnU-Net's cascade), 2D networks, deep
+supervision, mirroring at prediction by default, removal of small pieces (`keep_largest`), and a trial of several plans.
+Authors, license and source of the data are yours to fill in, in `configs/metadata.json`.
 
 ## Results
 

@@ -112,8 +112,9 @@ def make_plan(
         return found[topology, batch_size]
 
     median = np.median(boxes, axis=0)
-    num_voxels = float(boxes.prod(axis=1).sum())
-    fit = fit_patch(spacing, median.tolist(), len(fingerprint.cases), num_voxels, budget.memory, step)
+    fit = fit_patch(
+        spacing, median.tolist(), len(fingerprint.cases), float(boxes.prod(axis=1).sum()), budget.memory, step
+    )
     box_share = float(np.median(fingerprint.per_case("box").prod(axis=1) / fingerprint.per_case("shape").prod(axis=1)))
     masked = box_share < MASKED_BOX
     choices = [
@@ -129,9 +130,7 @@ def make_plan(
         *(Choice(key, value, reason, "train") for key, value, reason in _paths(datalist, data_root, template)),
         *(
             Choice(key, value, reason, "train")
-            for key, value, reason in schedule_choices(
-                datalist, fingerprint, budget, fit, num_voxels, float(np.median(shapes.prod(axis=1)))
-            )
+            for key, value, reason in schedule_choices(datalist, fingerprint, budget, fit, shapes)
         ),
         *(
             Choice(key, value, reason, "train")
@@ -143,12 +142,15 @@ def make_plan(
 
 
 def _structures_reason(fingerprint: Fingerprint) -> str:
-    sizes = []
-    for name in fingerprint.structures:
-        absent = fingerprint.absent(name)
-        without = f", absent in {absent} of {len(fingerprint.cases)}" if absent else ""
-        sizes.append(f"{name} {fingerprint.median_ml(name):.3g} ml{without}")
-    return f"name: value in label maps, of the datalist; median volumes: {'; '.join(sizes)}"
+    sizes = "; ".join(f"{name} {size_text(fingerprint, name)}" for name in fingerprint.structures)
+    return f"name: value in label maps, of the datalist; median volumes: {sizes}"
+
+
+def size_text(fingerprint: Fingerprint, structure: str) -> str:
+    """Return the median volume of a structure, and in how many cases it is absent."""
+    absent = fingerprint.absent(structure)
+    without = f", absent in {absent} of {len(fingerprint.cases)}" if absent else ""
+    return f"{fingerprint.median_ml(structure):.3g} ml{without}"
 
 
 def _patch_reason(fit: Fit, median: Any, budget: Budget) -> str:
@@ -157,7 +159,8 @@ def _patch_reason(fit: Fit, median: Any, budget: Budget) -> str:
     shown = " x ".join(f"{edge:.0f}" for edge in median)
     taken = f"{(fit.needed + CONTEXT_BYTES) / GIB:.1f} GB for {fit.batch_size} of them, estimated"
     if fit.shrunk:
-        why = f"the largest of which 2 fit into {(budget.memory + CONTEXT_BYTES) / GIB:.1f} GB; the median image has {shown}"
+        room = (budget.memory + CONTEXT_BYTES) / GIB
+        why = f"the largest of which 2 fit into {room:.1f} GB; the median image has {shown}"
     elif all(edge >= size for edge, size in zip(fit.patch, median, strict=True)):
         why = f"holds the median image, {shown}"
     else:
@@ -193,8 +196,8 @@ def _network_reason(fit: Fit, spacing: tuple[float, float, float]) -> str:
     if topology.flat:
         ratio = max(spacing) / min(spacing)
         return (
-            f"{depth}; voxels are {ratio:.3g} times as long as wide, so kernels stay flat and the thick axis whole until "
-            "the others have caught up (as nnU-Net); kernels differ between levels, hence DynUNet"
+            f"{depth}; voxels are {ratio:.3g} times as long as wide, so kernels stay flat and the thick axis whole "
+            "until the others have caught up (as nnU-Net); kernels differ between levels, hence DynUNet"
         )
     return f"{depth}, an axis as long as it has 8 (as nnU-Net); features double from 32 up to 320"
 
@@ -250,6 +253,8 @@ def _notes(fingerprint: Fingerprint, fit: Fit, budget: Budget, shapes: Any, num_
             f"the largest training image, resampled, has {largest:.3g} voxels: scores of a whole one take "
             f"{scores / GIB:.1f} GB, more than the budget; validation may run out of memory. Crop such images."
         )
+    if not budget.gpu:
+        notes.append("no GPU here: how long a step takes on this CPU is seen by a first epochs=1 batches_per_epoch=5.")
     if fit.limit == "least":
         notes.append("even 2 patches hold more than 5 % of the training voxels: few data; expect overfitting.")
     return notes

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 from droseg.inference.shared_choices import KEY
-from droseg.plan.choose import Choice, Plan
+from droseg.plan.choose import Choice, Plan, size_text
 from droseg.plan.template import Template
-from droseg.plan.text import ConfigText, change_items, flow, set_leaf, setting
+from droseg.plan.text import WIDTH, ConfigText, change_items, flow, set_leaf, setting, wrapped
 
 SHARED = (
     *("channels", "structures", "spacing_mm", "roi_size", "sw_overlap", "sw_batch_size", "mirror_axes"),
@@ -16,17 +17,20 @@ SHARED = (
 """What train.yaml takes from inference.yaml; keys that the followed bundle shares besides join them."""
 ALSO_SHARED = ("missing_channels", "region_values")
 _CROPS = ("RandSpatialCropd", "RandCropByLabelClassesd", "RandCropByPosNegLabeld")
+FEW_STRUCTURES = 3
+"""More have a line each."""
 _NOT_LINES = ("normalization", "crop", "rotate_range", "scale_range", "translate_range", "first_epochs")
 
 INFERENCE_HEAD = """\
-# Planned by `droseg bundle new`; the comments say why. What training, evaluation and inference share stands here and only
-# here: train.yaml takes it by `from_inference`, evaluate.yaml is an overlay on this file.
+# Planned by `droseg bundle new`; the comments say why. What training, evaluation and inference share stands here and
+# only here: train.yaml takes it by `from_inference`, evaluate.yaml is an overlay on this file.
 # Segment a folder of NIfTI images, each on its own grid:
 #   python -m monai.bundle run inference --config_file configs/inference.yaml --dataset_dir IN --output_dir OUT
 # `droseg predict IN --bundle . --out OUT` does the same, goes on after a bad file and skips what is done.
 """
 TRAIN_HEAD = """\
-# Planned by `droseg bundle new`; the comments say why. Every key can be overridden on the command line, nested ones by a#b:
+# Planned by `droseg bundle new`; the comments say why. Every key can be overridden on the command line,
+# nested ones by a#b:
 #   python -m monai.bundle run training --config_file configs/train.yaml --output_dir RUN --epochs 20
 # `droseg train BUNDLE --out RUN epochs=20` prints and runs that line.
 # Hardness-weighted training: add configs/hardness.yaml to --config_file, or --objective hardness.
@@ -48,8 +52,7 @@ def inference_text(plan: Plan, template: Template) -> str:
     for choice in plan.of("inference"):
         if choice.key in _NOT_LINES:
             continue
-        block = _network(choice) if choice.key == "network_def" else setting(choice.key, choice.value, choice.reason)
-        text.set(choice.key, block, after=previous)
+        text.set(choice.key, _block(choice, plan), after=previous)
         previous = choice.key
     text.change("deterministic_transforms", lambda block: _normalized(block, plan))
     text.change("inferer", lambda block: set_leaf(block, ("inferer", "sw_batch_size"), '"@sw_batch_size"'))
@@ -60,6 +63,8 @@ def train_text(plan: Plan, template: Template, name: str) -> str:
     """Return train.yaml.
 
     Args:
+        plan: the choices.
+        template: the bundle that is followed.
         name: of the bundle, for the run folder.
     """
     text = ConfigText(template.train)
@@ -69,8 +74,9 @@ def train_text(plan: Plan, template: Template, name: str) -> str:
     text.remove(KEY, *(key for key in shared if key != "network_def"))
     placeholder = "{} # of inference.yaml; network_def#channels=[...] overrides a part of it"
     text.set("network_def", f"network_def: {placeholder}", after="carry_over_history")
+    names = textwrap.fill(flow(shared), WIDTH - 2, initial_indent="  ", subsequent_indent="   ")
     text.set(
-        KEY, f"# keys that inference.yaml says, for training as for inference\n{KEY}: {flow(shared)}", after="seed"
+        KEY, f"{KEY}: # keys that inference.yaml says, for training as for inference\n{names}", before="network_def"
     )
     text.set("output_dir", f"output_dir: runs/{name} # the run folder, which is a bundle itself")
     previous = "output_dir"
@@ -90,11 +96,18 @@ def train_text(plan: Plan, template: Template, name: str) -> str:
     return str(text)
 
 
-def _network(choice: Choice) -> str:
-    """Return the block of the network, one argument a line."""
-    lines = [setting("network_def", None, choice.reason).replace(": null", ":")]
-    lines += [f"  {key}: {flow(value)}" for key, value in choice.value.items()]
-    return "\n".join(lines)
+def _block(choice: Choice, plan: Plan) -> str:
+    """Return a choice as a block; of a network and of many structures one line each."""
+    if choice.key == "network_def":
+        first = f"{wrapped(choice.reason)}{choice.key}:"
+        notes = {"out_channels": " # background first"} if "+ 1" in str(choice.value["out_channels"]) else {}
+    elif choice.key == "structures" and len(choice.value) > FEW_STRUCTURES:
+        first = f"{choice.key}: # name: value in label maps, of the datalist; median volumes"
+        notes = {name: f" # {size_text(plan.fingerprint, name)}" for name in choice.value}
+    else:
+        return setting(choice.key, choice.value, choice.reason)
+    lines = [f"  {flow(key)}: {flow(value)}{notes.get(key, '')}" for key, value in choice.value.items()]
+    return "\n".join([first, *lines])
 
 
 def _normalized(block: str, plan: Plan) -> str:
@@ -105,7 +118,7 @@ def _normalized(block: str, plan: Plan) -> str:
             return item
         lines = [f"  - _target_: {kind}", "    keys: image"]
         lines += ["    nonzero: true"] if plan.masked else []
-        return f"{_comment(plan.reason('normalization'))}{chr(10).join([*lines, '    channel_wise: true'])}\n"
+        return f"{wrapped(plan.reason('normalization'), 2)}{chr(10).join([*lines, '    channel_wise: true'])}\n"
 
     return change_items(block, change)
 
@@ -125,7 +138,7 @@ def _augmented(kind: str, item: str, plan: Plan) -> str:
 
 
 def _crop(item: str, plan: Plan) -> str:
-    comment = _comment(plan.reason("crop"))
+    comment = wrapped(plan.reason("crop"), 2)
     if plan["crop"] == "uniform":
         return (
             f'{comment}  - _target_: RandSpatialCropd\n    keys: [image, label]\n    roi_size: "@roi_size"\n'
@@ -161,9 +174,3 @@ def _with_cache_rate(block: str) -> str:
         block,
         flags=re.MULTILINE,
     )
-
-
-def _comment(reason: str) -> str:
-    import textwrap
-
-    return textwrap.fill(reason, 118, initial_indent="  # ", subsequent_indent="  # ") + "\n"

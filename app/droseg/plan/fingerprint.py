@@ -107,12 +107,11 @@ def measure_case(case: Case, structures: Mapping[str, Sequence[int]]) -> CaseMea
     """Return what one labelled case looks like.
 
     Raises:
-        VolumeError: if a file of it cannot be read.
+        DatalistError: if it has no label. VolumeError: if a file of it cannot be read.
     """
-    assert_label = case.label
-    if assert_label is None:
+    if case.label is None:
         raise DatalistError(f"{case.case_id}: no label; give one, or move the case to the testing section.")
-    label = read_volume(assert_label)
+    label = read_volume(case.label)
     values = np.rint(label.array[0]).astype(np.int64)
     labelled = values > 0
     counts = np.bincount(values[labelled])

@@ -65,6 +65,8 @@ def step_bytes(
         network: on the meta device; it is left in another data type.
         channels: of the image.
         patch: voxels per axis.
+        batch_size: patches.
+        bf16: whether the network computes in bfloat16.
         loss: logits (B, C, H, W, D) and label -> (B,).
     """
     dtype = torch.bfloat16 if bf16 else torch.float32
@@ -92,6 +94,8 @@ def training_bytes(
         network: on the meta device.
         channels: of the image.
         patch: voxels per axis.
+        batch_size: patches.
+        bf16: whether the network computes in bfloat16.
         loss: default `PerCaseDiceCELoss`.
     """
     parameters = sum(parameter.numel() for parameter in network.parameters())

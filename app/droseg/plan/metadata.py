@@ -61,7 +61,7 @@ def planned_metadata(plan: Plan, template: Template, name: str) -> dict[str, Any
         "supported_apps": copy.deepcopy(template.metadata.get("supported_apps", {})),
         "name": name,
         "task": f"Segmentation of {', '.join(structures)} in {', '.join(channels)} MRI",
-        "description": f"A 3D U-Net that labels {', '.join(structures)} in {', '.join(channels)} MRI, planned from the data.",
+        "description": f"A 3D U-Net, planned from the data, for {', '.join(structures)} in {', '.join(channels)} MRI.",
         "authors": "(not given: say who trained it on which data)",
         "copyright": "(not given)",
         "data_source": "(not given)",

@@ -60,6 +60,7 @@ def fit_patch(
         num_cases: for training.
         num_voxels: of all training cases together.
         memory: bytes.
+        step_bytes: what a training takes.
     Raises:
         InputError: if the images are too small for a U-Net, or the memory for the smallest patch.
     """

@@ -21,6 +21,8 @@ def augmentation_choices(fingerprint: Fingerprint, fit: Fit, median: NDArray[np.
     """Return (key, value, reason): `crop`, `rotate_range`, `scale_range`, `translate_range`.
 
     Args:
+        fingerprint: of the training cases.
+        fit: the patch.
         median: shape of the median image on the target grid, (3,).
     """
     patch = np.array(fit.patch, dtype=float)
@@ -44,7 +46,8 @@ def augmentation_choices(fingerprint: Fingerprint, fit: Fit, median: NDArray[np.
     rows: list[tuple[str, Any, str]] = [("crop", *crop)]
     flat = int(np.argmin(patch))
     if patch.max() > ANISOTROPY * patch.min():
-        why = f"in the plane only: the patch is {' x '.join(map(str, fit.patch))}, thin {AXES[flat]} (nnU-Net: from 3 times)"
+        size = " x ".join(map(str, fit.patch))
+        why = f"in the plane only: the patch is {size}, thin {AXES[flat]} (nnU-Net: from 3 times)"
         rotation = [ROTATION if axis == flat else 0.0 for axis in range(3)]
         scaling = [0.0 if axis == flat else SCALING for axis in range(3)]
     else:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from droseg.data import Datalist
 from droseg.inference.memory import GIB
@@ -15,7 +17,8 @@ from droseg.plan.fingerprint import Fingerprint
 from droseg.plan.patch import Fit
 
 PASSES = 200
-"""Times that a training sees each voxel: 171 in bundles/hippocampus_mri (60 x 60 steps of 4 patches, 120 cases)."""
+"""Times that a training sees each voxel: 170 in bundles/hippocampus_mri (60 x 60 steps of 4 patches, 120 cases), 260 in
+bundles/fetal_brain_mri (100 x 100 steps of 2 patches, 17 cases)."""
 FEWEST_STEPS, MOST_STEPS = 2_500, 250_000  # the latter is nnU-Net's, for any data set
 EPOCHS = 100
 MOST_BATCHES = 250  # per epoch, as nnU-Net
@@ -28,25 +31,29 @@ Row = tuple[str, Any, str]
 
 
 def schedule_choices(
-    datalist: Datalist, fingerprint: Fingerprint, budget: Budget, fit: Fit, num_voxels: float, volume: float
+    datalist: Datalist, fingerprint: Fingerprint, budget: Budget, fit: Fit, shapes: NDArray[np.float64]
 ) -> list[Row]:
     """Return (key, value, reason) of the training's budget.
 
     Args:
-        num_voxels: of all training cases, where they are not 0, on the target grid.
-        volume: voxels of the median image on the target grid.
+        datalist: with the sections that are trained and validated.
+        fingerprint: of the training cases.
+        budget: the machine.
+        fit: patch and batch.
+        shapes: of the training images on the target grid, (N, 3).
     """
-    patch_voxels = float(np.prod(fit.patch))
-    wanted = PASSES * num_voxels / (fit.batch_size * patch_voxels)
-    steps = min(max(wanted, FEWEST_STEPS), MOST_STEPS)
-    batches = int(min(max(round(steps / EPOCHS), 1), MOST_BATCHES))
-    epochs = round(steps / batches)
+    voxels = float(shapes.prod(axis=1).sum())
+    of_batch = fit.batch_size * float(np.prod(fit.patch))
+    wanted = PASSES * voxels / of_batch
+    within = min(max(wanted, FEWEST_STEPS), MOST_STEPS)
+    batches = min(math.ceil(within / EPOCHS), MOST_BATCHES)
+    epochs = math.ceil(within / batches)
     steps = epochs * batches
-    seen = steps * fit.batch_size * patch_voxels / num_voxels
-    why = {True: f", the fewest for a network that learns from nothing ({PASSES} passes would be {wanted:.0f})"}.get(
-        wanted < FEWEST_STEPS,
-        f"; {PASSES} are the measure of the shipped bundles, nnU-Net makes 250000 steps of any data",
-    )
+    seen = steps * of_batch / voxels
+    if wanted < FEWEST_STEPS:
+        why = f", the fewest for a network that learns from nothing ({PASSES} times would be {wanted:.0f})"
+    else:
+        why = f"; {PASSES} times are the measure of the shipped bundles, nnU-Net makes 250000 steps of any data"
     said = (
         f"{steps} steps in all: each voxel of the {len(fingerprint.cases)} training cases is seen {seen:.0f} times{why}"
     )
@@ -57,13 +64,13 @@ def schedule_choices(
         ("batch_size", fit.batch_size, _batch_reason(fit, fingerprint, budget)),
         (
             "val_interval",
-            max(1, epochs // 20),
-            f"epochs; {_validations(epochs)} validations; the last one is validated always",
+            _val_interval(epochs),
+            f"epochs; {math.ceil(epochs / _val_interval(epochs))} validations; the last one is validated always",
         ),
         ("warmup_steps", max(50, round(WARMUP * steps)), f"2 % of {steps} steps, 50 at least"),
         ("first_epochs", max(1, round(epochs / 5)), "of ERM, a fifth of the epochs; then anew from the first network"),
         _workers(budget),
-        _cache(datalist, fingerprint, budget, volume),
+        _cache(datalist, fingerprint, budget, float(np.median(shapes.prod(axis=1)))),
         *_groups(datalist),
     ]
 
@@ -72,9 +79,8 @@ def _forced(budget: Budget) -> bool:
     return budget.precision_source.startswith("--precision")
 
 
-def _validations(epochs: int) -> int:
-    interval = max(1, epochs // 20)
-    return -(-epochs // interval)
+def _val_interval(epochs: int) -> int:
+    return max(1, round(epochs / 20))
 
 
 def _batch_reason(fit: Fit, fingerprint: Fingerprint, budget: Budget) -> str:
@@ -100,7 +106,8 @@ def _cache(datalist: Datalist, fingerprint: Fingerprint, budget: Budget, volume:
     share = CACHE_SHARE if budget.gpu else CACHE_SHARE / 2
     room = budget.ram * share
     rate = min(1.0, int(100 * room / needed) / 100)
-    said = f"share of the volumes that stay in memory: {cases} take {needed / GIB:.2g} GB, {budget.ram / GIB:.0f} GB of RAM are free"
+    sizes = f"{cases} take {needed / GIB:.2g} GB, {budget.ram / GIB:.0f} GB of RAM are free"
+    said = f"share of the volumes that stay in memory: {sizes}"
     return "cache_rate", rate, said + ("" if rate == 1 else "; the others are read anew each time")
 
 

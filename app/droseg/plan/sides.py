@@ -10,7 +10,7 @@ _START = re.compile(r"(left|right)")
 
 
 def has_side(name: str) -> bool:
-    """Return whether a structure's name says left or right: "Left-Hippocampus", "hippocampus_l", "ctx-lh", "leftLung"."""
+    """Return whether a structure's name says left or right: "Left-Lung", "hippocampus_l", "ctx-lh", "leftLung"."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     words = re.split(r"[^a-z]+", spaced.lower())
     return any(word in _WORDS or _START.match(word) or word.endswith(("_left", "_right")) for word in words)

@@ -22,7 +22,9 @@ def target_spacing(fingerprint: Fingerprint) -> tuple[tuple[float, float, float]
     thick = int(np.argmax(target))
     others = [axis for axis in range(3) if axis != thick]
     span = (
-        f"{_edges(found.min(axis=0))} to {_edges(found.max(axis=0))}" if np.ptp(found, axis=0).max() > 1e-3 else "all"
+        f"{_edges(found.min(axis=0))} to {_edges(found.max(axis=0))}"
+        if np.ptp(found, axis=0).max() > 1e-3
+        else "all the same"
     )
     reason = f"median of {len(found)} training cases ({span})"
     if target[thick] > ANISOTROPY * target[others].max() and size[thick] * ANISOTROPY < size[others].min():

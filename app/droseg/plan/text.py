@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,20 +67,23 @@ class ConfigText:
         """Return the text of a key's block."""
         return self._block(key).text
 
-    def set(self, key: str, text: str, after: str | None = None) -> None:
+    def set(self, key: str, text: str, after: str | None = None, before: str | None = None) -> None:
         """Replace a key's block, or insert it after another one's.
 
         Args:
+            key: of the block.
             text: without a line end.
-            after: where it goes if it is new; None: to the end.
+            after, before: where it goes if it is new; None: to the end.
         """
         new = Block(key, text + "\n")
         if key in self:
             self.blocks[self.blocks.index(self._block(key))] = new
-        elif after is None:
-            self.blocks.append(new)
-        else:
+        elif before is not None:
+            self.blocks.insert(self.blocks.index(self._block(before)), new)
+        elif after is not None:
             self.blocks.insert(self.blocks.index(self._block(after)) + 1, new)
+        else:
+            self.blocks.append(new)
 
     def remove(self, *keys: str) -> None:
         """Take blocks out."""
@@ -111,12 +114,15 @@ def setting(key: str, value: Any, reason: str, indent: int = 0) -> str:
     """Return `key: value # reason`; a reason that is too long for the line stands above it."""
     start = " " * indent
     line = f"{start}{key}: {flow(value)}"
-    if len(line) + len(reason) + 3 <= WIDTH and not (isinstance(value, Mapping) and len(value) > 3):
+    if len(line) + len(reason) + 3 <= WIDTH:
         return f"{line} # {reason}"
-    above = textwrap.fill(reason, WIDTH, initial_indent=f"{start}# ", subsequent_indent=f"{start}# ")
-    if isinstance(value, Mapping) and len(line) > WIDTH:
-        line = f"{start}{key}:\n" + "\n".join(f"{start}  {flow(name)}: {flow(item)}" for name, item in value.items())
-    return f"{above}\n{line}"
+    return wrapped(reason, indent) + line
+
+
+def wrapped(reason: str, indent: int = 0) -> str:
+    """Return a reason as comment lines."""
+    start = f"{' ' * indent}# "
+    return textwrap.fill(reason, WIDTH, initial_indent=start, subsequent_indent=start) + "\n"
 
 
 def flow(value: Any) -> str:

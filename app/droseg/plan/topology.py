@@ -80,7 +80,7 @@ def network_config(topology: Topology, like: dict[str, Any]) -> dict[str, Any]:
         like: `network_def` of the bundle that is followed; it says the numbers of channels, and of a UNet its residual
             units, normalization and so on.
     """
-    shared = {key: like[key] for key in ("spatial_dims", "in_channels", "out_channels") if key in like}
+    shared: dict[str, Any] = {key: like[key] for key in ("spatial_dims", "in_channels", "out_channels") if key in like}
     strides = [_short(stride) for stride in topology.strides]
     if topology.flat and len(topology.kernels) >= 3:  # DynUNet has three levels at least
         return {
