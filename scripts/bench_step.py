@@ -30,6 +30,7 @@ from droseg.bundles import find_bundle
 from droseg.data import LagBoundedDataLoader, SeededDataset
 from droseg.engine import AutocastInferer, DROTrainer, channels_last
 from droseg.handlers import HardnessHandler
+from droseg.inference.shared_choices import with_shared
 from droseg.losses import PerCaseDiceCELoss
 from droseg.objectives import build_objective
 from droseg.sampling import HardnessWeightedBatchSampler
@@ -146,7 +147,8 @@ def main() -> None:
     parser.add_argument("--num-cases", type=int, default=200)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     args = parser.parse_args()
-    config = yaml.safe_load((Path(find_bundle(args.bundle)) / "configs" / "train.yaml").read_text())
+    configs = Path(find_bundle(args.bundle)) / "configs"
+    config = with_shared(yaml.safe_load((configs / "train.yaml").read_text()), configs)
     options = {key: yaml.safe_load(value) for key, value in (option.split("=", 1) for option in args.options)}
     clock = Clock(args.device)
     steps = train(config, args, clock, options)[2:]  # the first ones warm up

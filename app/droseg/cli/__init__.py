@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from droseg import __version__
 from droseg.errors import DrosegError
 
-JOBS = ("data", "train", "evaluate", "report", "discover", "hardest", "predict", "calibrate", "overhead")
+JOBS = ("data", "bundle", "train", "evaluate", "report", "discover", "hardest", "predict", "calibrate", "overhead")
 
 
 def build_parser() -> argparse.ArgumentParser:

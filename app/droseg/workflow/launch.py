@@ -14,6 +14,7 @@ from typing import Any
 from monai.bundle import run as monai_bundle_run
 
 from droseg.errors import BundleError, InputError
+from droseg.inference.shared_choices import KEY, with_shared
 from droseg.workflow.config import check_keys, config_files, known_configs, load_config, walk
 from droseg.workflow.run_config import INFERENCE, TRAIN
 
@@ -84,14 +85,22 @@ def train(bundle: Path, overlays: Sequence[str] = (), overrides: Mapping[str, An
 
 def _with_overrides(configs: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return the merged config with the overrides; an id whose parent does not exist cannot be set."""
+    folder = configs[0].parent
     try:
-        return load_config(configs, overrides)
+        return with_shared(load_config(configs, overrides), folder)
     except (KeyError, ValueError, IndexError, TypeError):
+        raw = load_config(configs)
         for key, value in overrides.items():
             try:
                 load_config(configs, {key: value})
             except (KeyError, ValueError, IndexError, TypeError) as error:
-                ids = [name for name, _ in walk(load_config(configs))]
+                name = key.replace("::", "#").partition("#")[0]
+                if name in raw.get(KEY, ()):
+                    raise InputError(
+                        f"{key}: train.yaml takes {name} from {folder / INFERENCE}; change it there, or give all of "
+                        f"{name}='...'."
+                    ) from error
+                ids = [name for name, _ in walk(raw)]
                 near = difflib.get_close_matches(key, ids, n=1, cutoff=0.4)
                 hint = f"did you mean {near[0]}?" if near else f"the keys are in {configs[0].parent}."
                 raise InputError(f"there is no key {key}: {hint}") from error

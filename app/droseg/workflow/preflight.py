@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from droseg import keys
 from droseg.data import Datalist
@@ -115,18 +115,33 @@ def check_shares(batch_size: int, num_cases: int, ranks: int) -> None:
         )
 
 
-def check_roi_size(roi_size: Sequence[int], strides: Sequence[int] | None) -> None:
+def check_roi_size(roi_size: Sequence[int], strides: Sequence[int | Sequence[int]] | None) -> None:
     """Refuse a patch that the network's strides do not divide: the skip connections would not meet.
 
+    Args:
+        roi_size: voxels per axis.
+        strides: of the network's levels, one for all axes or one per axis; None, or an expression: nothing is known.
     Raises:
         InputError: with the nearest sizes that fit.
     """
-    step = math.prod(strides) if strides and all(isinstance(stride, int) for stride in strides) else 1
-    if any(int(size) % step or int(size) < step for size in roi_size):
-        nearest = [max(step, round(int(size) / step) * step) for size in roi_size]
+    steps = _steps(strides, len(roi_size))
+    if any(int(size) % step or int(size) < step for size, step in zip(roi_size, steps, strict=True)):
+        nearest = [max(step, round(int(size) / step) * step) for size, step in zip(roi_size, steps, strict=True)]
+        multiples = str(steps[0]) if len(set(steps)) == 1 else " x ".join(map(str, steps))
         raise InputError(
-            f"roi_size is {list(roi_size)}; the network's strides need multiples of {step}, for example {nearest}."
+            f"roi_size is {list(roi_size)}; the network's strides need multiples of {multiples}, for example {nearest}."
         )
+
+
+def _steps(strides: Any, axes: int) -> list[int]:
+    """Return by what the sizes of a patch must be divisible, per axis; ones if the strides are not plain numbers."""
+    steps = [1] * axes
+    for stride in strides if isinstance(strides, list | tuple) else ():
+        per_axis = list(stride) if isinstance(stride, list | tuple) else [stride] * axes
+        if len(per_axis) != axes or not all(isinstance(number, int) for number in per_axis):
+            return [1] * axes
+        steps = [step * number for step, number in zip(steps, per_axis, strict=True)]
+    return steps
 
 
 def check_channels(datalist: Datalist, channels: Sequence[str], missing: MissingChannels, dropout: float) -> list[str]:

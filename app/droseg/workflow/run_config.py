@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 
 from droseg import __version__
 from droseg.engine.run_folder import RunFolder, replace_text
+from droseg.inference.shared_choices import with_shared
 from droseg.report.card import empty_card
 from droseg.workflow.config import config_files, differences, dump_config, load_config, without_metadata
 from droseg.workflow.region_check import trains_regions
@@ -102,7 +103,8 @@ def for_one_process(config: Mapping[str, Any], configs: Path) -> dict[str, Any]:
     if not (configs / PARALLEL).is_file():
         return dict(config)
     base, overlaid = (
-        _as_run(load_config(files)) for files in ([configs / TRAIN], [configs / TRAIN, configs / PARALLEL])
+        _as_run(with_shared(load_config(files), configs))
+        for files in ([configs / TRAIN], [configs / TRAIN, configs / PARALLEL])
     )
     result: dict[str, Any] = _taken_out(config, base, overlaid)
     return result

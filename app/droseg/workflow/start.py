@@ -32,6 +32,7 @@ from droseg.engine.run_folder import FINISHED, INTERRUPTED, RUNNING, RunFolder, 
 from droseg.engine.stop import CONTINUE
 from droseg.errors import DrosegError, InputError
 from droseg.handlers import tensorboard_line
+from droseg.inference.shared_choices import KEY, with_shared
 from droseg.objectives import check_used
 from droseg.report.card import empty_card
 from droseg.workflow.config import check_keys, config_files, known_configs, load_config, without_metadata
@@ -157,6 +158,8 @@ def _calling_workflow() -> ConfigWorkflow:
 def _plan(workflow: ConfigWorkflow) -> _Plan | int:
     """Check everything; return what to do, or 0 if the run is finished."""
     parser, configs = workflow.parser, Path(workflow.config_root_path).resolve()
+    if KEY in parser:
+        parser[""] = with_shared(parser.get(), configs)
     value = parser.get_parsed_content
     set_determinism(seed=int(value("seed")))
     if not (Path(str(parser.get("bundle_root"))) / "configs").is_dir():
@@ -215,7 +218,7 @@ def _out_channels(parser: ConfigParser) -> int | None:
 
 def _changed(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """Return what overlays and overrides changed in the training config; of `rivals`, those that were changed."""
-    own = load_config([file]) if file.is_file() else dict(config)
+    own = with_shared(load_config([file]), file.parent) if file.is_file() else dict(config)
     # null on the command line arrives as "$None"
     given: dict[str, Any] = {key: None if value == "$None" else value for key, value in config.items()}
     changed = {key: value for key, value in given.items() if value != own.get(key)}

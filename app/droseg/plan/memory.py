@@ -1,0 +1,104 @@
+"""What a training step takes, found by running it on PyTorch's meta device, which knows shapes and no values."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from droseg.losses import PerCaseDiceCELoss
+from droseg.losses.base import PerCaseLoss
+
+WORKSPACE = 1.2
+"""What is reserved for each byte of tensors: scratch memory of convolutions, and gaps between blocks."""
+CONTEXT_BYTES = 600_000_000
+"""Of a process that uses CUDA, or PyTorch with its libraries in RAM, without a tensor."""
+OF_WEIGHTS = 16
+"""Bytes per parameter in float32: itself, its gradient and the two moments of AdamW."""
+
+
+class LiveBytes(TorchDispatchMode):
+    """Adds up the storages that operations make while it is on, until they are freed.
+
+    Attributes:
+        peak: the largest sum so far, in bytes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sizes: dict[int, int] = {}
+        self._now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count the new storages among its results."""
+        out = func(*args, **(kwargs or {}))
+        for each in tree_iter(out):
+            if isinstance(each, Tensor):
+                self._count(each.untyped_storage())
+        self.peak = max(self.peak, self._now)
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self._now += storage.nbytes()
+            weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        self._now -= self._sizes.pop(key, 0)
+
+
+def step_bytes(
+    network: nn.Module, channels: int, patch: Sequence[int], batch_size: int, bf16: bool, loss: PerCaseLoss
+) -> int:
+    """Return the peak of tensors of a forward and backward pass: activations, gradients, and what the loss makes.
+
+    In bf16 the network computes in bfloat16 and the loss in float32, as `AutocastInferer` has it.
+
+    Args:
+        network: on the meta device; it is left in another data type.
+        channels: of the image.
+        patch: voxels per axis.
+        batch_size: patches.
+        bf16: whether the network computes in bfloat16.
+        loss: logits (B, C, H, W, D) and label -> (B,).
+    """
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    network = network.to(dtype=dtype, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    image = torch.empty((batch_size, channels, *patch), dtype=dtype, device="meta")
+    with LiveBytes() as live:
+        logits = network(image.contiguous(memory_format=torch.channels_last_3d)).float()
+        label = torch.zeros((batch_size, logits.shape[1] if loss.sigmoid else 1, *patch), device="meta")
+        # The checks of its `forward` want values, which nothing has here.
+        loss.case_values(logits, label).mean().backward()
+    return live.peak
+
+
+def training_bytes(
+    network: nn.Module,
+    channels: int,
+    patch: Sequence[int],
+    batch_size: int,
+    bf16: bool,
+    loss: PerCaseLoss | None = None,
+) -> int:
+    """Return the memory that a training with AdamW takes, in bytes; without `CONTEXT_BYTES`.
+
+    Args:
+        network: on the meta device.
+        channels: of the image.
+        patch: voxels per axis.
+        batch_size: patches.
+        bf16: whether the network computes in bfloat16.
+        loss: default `PerCaseDiceCELoss`.
+    """
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    weights = parameters * (OF_WEIGHTS + 2 * bf16)  # autocast keeps a copy of the weights in bfloat16
+    step = step_bytes(network, channels, patch, batch_size, bf16, loss or PerCaseDiceCELoss())
+    return int(WORKSPACE * (weights + step))
