@@ -1,4 +1,4 @@
-"""The files of a conversion: NIfTI that says in its header which series it is, the tables, and what is there already."""
+"""The files of a conversion: NIfTI whose header says which series it is, the tables, and what is there already."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def _sessions(root: Path, findings: Findings) -> SubjectTable | None:
             findings.error(unknown_column("session_id", text, "the table"))
             continue
         columns |= dict.fromkeys(text.header)
-        fields = text.fields.to_dict(orient="records")
+        fields: list[dict[str, str]] = text.fields.to_dict(orient="records")  # type: ignore[assignment]
         for line, values in zip(text.fields.index, fields, strict=True):
             rows.append(Row(path, int(line), path.parent.name, values["session_id"], values))
     if not rows:

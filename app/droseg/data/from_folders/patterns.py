@@ -154,7 +154,7 @@ class Pattern:
         if not self.base.is_dir():
             parent = next(folder for folder in self.base.parents if folder.is_dir())
             there = sorted(path.name for path in parent.iterdir() if _is_visible(path.name))
-            return f"there is no folder {self.base}; in {parent} there are: {some(there) or 'no files'}"
+            return f"there is no folder {self.base}; in {parent} there are: {some(beside) or 'no files'}"
         entries = tree.entries(self.base)
         other_case = sum(bool(self._any_case.fullmatch(name)) for name, _ in entries)
         if other_case:
@@ -171,11 +171,11 @@ class Pattern:
                 parents = fitting
                 continue
             below = set(parents)
-            there = dict.fromkeys(
+            beside = dict.fromkeys(
                 Path(n).name + "/" * d for n, d in entries if str(Path(n).parent) in below | _dot(below)
             )
             place = some([str(self.base / name) for name in parents[:2]], 2) + (" ..." if len(parents) > 2 else "")
-            return f"nothing fits '{part}'; in {place} there are: {some(there) or 'no files'}"
+            return f"nothing fits '{part}'; in {place} there are: {some(beside) or 'no files'}"
         return "what matches are neither images nor folders of DICOM files"
 
 

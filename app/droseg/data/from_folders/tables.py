@@ -90,9 +90,10 @@ def read_table(
     if subject is None or (session_column and session is None):
         return None
     fields = text.fields.map(_plain)
+    records: list[dict[str, str]] = fields.to_dict(orient="records")  # type: ignore[assignment]
     rows = [
         Row(path, int(line), values[subject], _named(values[session]) if session else "", values)
-        for line, values in zip(fields.index, fields.to_dict(orient="records"), strict=True)
+        for line, values in zip(fields.index, records, strict=True)
     ]
     rows = _kept(rows, where, text, findings)
     _find_blank_ids(rows, subject, session, findings)

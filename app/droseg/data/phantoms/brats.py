@@ -48,7 +48,8 @@ def plan_tumors(cases: int, seed: int) -> list[PlannedTumor]:
     The shares are of the patients; each group has one patient at least.
     """
     rng = np.random.default_rng([seed, cases])
-    patients, scans = 0, []
+    patients = 0
+    scans: list[tuple[int, int]] = []
     while len(scans) < cases:
         twice = patients % _SCANNED_TWICE_EVERY == 2 and len(scans) + 2 <= cases
         scans += [(patients, time_point) for time_point in range(1 + twice)]
