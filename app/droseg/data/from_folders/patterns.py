@@ -154,7 +154,7 @@ class Pattern:
         if not self.base.is_dir():
             parent = next(folder for folder in self.base.parents if folder.is_dir())
             there = sorted(path.name for path in parent.iterdir() if _is_visible(path.name))
-            return f"there is no folder {self.base}; in {parent} there are: {some(beside) or 'no files'}"
+            return f"there is no folder {self.base}; in {parent} there are: {some(there) or 'no files'}"
         entries = tree.entries(self.base)
         other_case = sum(bool(self._any_case.fullmatch(name)) for name, _ in entries)
         if other_case:
