@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,12 @@ class TextTable:
     fields: pd.DataFrame
     comma_is_decimal: bool
     header: tuple[str, ...] = ()
+
+    def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Yield the line number and the fields of each row, by column."""
+        columns = list(self.fields.columns)
+        for line, values in zip(self.fields.index, self.fields.to_numpy(), strict=True):
+            yield int(line), dict(zip(columns, map(str, values), strict=True))
 
     def need(self, column: str, hint: str) -> None:
         """Refuse a file without this column."""

@@ -55,8 +55,8 @@ def register(jobs: argparse._SubParsersAction) -> None:
         action="append",
         required=True,
         metavar="[NAME=]GLOB",
-        help="files of a channel (repeatable, in the order of the channels; the same NAME twice: either glob); with --bids"
-        " a suffix such as T2w, or NAME=acq-mprage_run-1_T1w; 'T1w,T2w=GLOB': one file holds both channels",
+        help="files of a channel (repeatable, in the order of the channels; the same NAME twice: either glob);"
+        " with --bids a suffix such as T2w, or NAME=acq-mprage_run-1_T1w; 'T1w,T2w=GLOB': one file holds both channels",
     )
     add(
         "--label",
@@ -89,9 +89,7 @@ def register(jobs: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help="CSV or TSV with a row per patient, or per patient and session (repeatable)",
     )
-    add(
-        "--subject-column", metavar="COLUMN", help="default: participant_id, subject, subject_id, patient_id or patient"
-    )
+    add("--subject-column", metavar="COLUMN", help="default: participant_id, subject, subject_id, patient_id ...")
     add("--session-column", metavar="COLUMN", help="default: session_id, session, ses or visit, if cases have sessions")
     add("--where", action="append", default=[], type=_pair, metavar="COLUMN=VALUE", help="only these rows (repeatable)")
     add("--match-numbers", action="store_true", help="1, 01, 001 and 1.0 are the same subject or session")
@@ -120,7 +118,7 @@ def register(jobs: argparse._SubParsersAction) -> None:
         help="bins of a number: age=40,60 gives <40, 40-60 and >=60; an axis that no other option names is a column",
     )
     parser.add_argument(
-        "--list-all", action="store_true", help="list all files and rows of a finding, not the first 20"
+        "--list-all", action="store_true", help="list all files and rows, not the first 20 of each finding"
     )
     parser.set_defaults(run=run)
 

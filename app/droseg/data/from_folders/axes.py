@@ -190,9 +190,8 @@ def _find_doubtful_groups(axis: Axis, groups: Sequence[str], findings: Findings)
     for group in sorted(counts):
         number = as_number(group, comma_is_decimal=True)
         alike["".join(group.casefold().split()) if number is None else f"{number:g}"].append(group)
-    items = [
-        " and ".join(f"'{g}' ({counted(counts[g], 'case')})" for g in same) for same in alike.values() if len(same) > 1
-    ]
+    several = [same for same in alike.values() if len(same) > 1]
+    items = [" and ".join(f"'{group}' ({counted(counts[group], 'case')})" for group in same) for same in several]
     if items:
         text = f"axis {axis.name}: groups that differ only in spelling stay apart; correct the table if they are one:"
         findings.warning(text, items)

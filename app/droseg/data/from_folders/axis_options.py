@@ -66,7 +66,7 @@ def _of_column(text: str) -> Axis:
 
 
 def _of_header(text: str, channels: Sequence[str]) -> Axis:
-    axis, equals, source = (part.strip() for part in text.rpartition("="))
+    axis, _, source = (part.strip() for part in text.rpartition("="))
     channel, _, field = (part.strip() for part in source.rpartition(":"))
     if channel and channel not in channels:
         raise InputError(f"--group-by-header '{text}': no channel '{channel}'; they are {', '.join(channels)}.")

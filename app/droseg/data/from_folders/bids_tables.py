@@ -38,9 +38,8 @@ def _sessions(root: Path, findings: Findings) -> SubjectTable | None:
             findings.error(unknown_column("session_id", text, "the table"))
             continue
         columns |= dict.fromkeys(text.header)
-        fields: list[dict[str, str]] = text.fields.to_dict(orient="records")  # type: ignore[assignment]
-        for line, values in zip(text.fields.index, fields, strict=True):
-            rows.append(Row(path, int(line), path.parent.name, values["session_id"], values))
+        for line, values in text.rows():
+            rows.append(Row(path, line, path.parent.name, values["session_id"], values))
     if not rows:
         return None
     findings.note(f"{root}/sub-*/sub-*_sessions.tsv: {counted(len(rows), 'row')}, joined by subject and session_id.")

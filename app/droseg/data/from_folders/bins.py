@@ -7,6 +7,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Bins:
         """Their names, from the lowest."""
         shown = [f"{edge:g}" for edge in self.edges]
         to = " to " if min(self.edges) < 0 else "-"
-        between = [f"{low}{to}{high}" for low, high in zip(shown, shown[1:], strict=False)]
+        between = [f"{low}{to}{high}" for low, high in pairwise(shown)]
         return (f"<{shown[0]}", *between, f">={shown[-1]}")
 
     def name_of(self, number: float) -> str:

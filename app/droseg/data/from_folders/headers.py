@@ -63,7 +63,8 @@ def as_group(field: str, value: float | str) -> str:
     if isinstance(value, str):
         return value.strip()
     if field == "MagneticFieldStrength":
-        nominal = min(_FIELD_STRENGTHS, key=lambda tesla: abs(tesla - value))
+        measured = value
+        nominal = min(_FIELD_STRENGTHS, key=lambda tesla: abs(tesla - measured))
         value = nominal if abs(nominal - value) <= _OFF_NOMINAL * nominal else value
     return f"{value:.3g}"
 

@@ -62,6 +62,8 @@ def match_cases(
     Args:
         channels: the files of each channel, in their order.
         labels: the files of the labels; None for images that are to be segmented.
+        allow: what may be missing.
+        findings: takes what is wrong.
     """
     sources = [*channels, *([labels] if labels else [])]
     _find_shared_files(sources, findings)
@@ -139,8 +141,8 @@ def _by_key(source: Source, sessions: Mapping[str, set[str]], findings: Findings
         )
         findings.note(text)
     if several:
-        text = f"{source.name}: {counted(len(several), 'file')} without a session fit more than one case; write {{session}} in the glob:"
-        findings.error(text, several)
+        text = f"{source.name}: {counted(len(several), 'file')} without a session fit more than one case"
+        findings.error(f"{text}; write {{session}} in the glob:", several)
     repeated = {key: scans for key, scans in found.items() if len(scans) > 1}
     if repeated:
         items = [f"{_shown(scans[0])}: {', '.join(str(s.path) for s in scans)}" for scans in repeated.values()]

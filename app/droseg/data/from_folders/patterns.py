@@ -1,10 +1,10 @@
-"""Globs with named wildcards, such as `sub-{subject}/ses-{session}/anat/*_T2w.nii.gz`, and the files that they match."""
+"""Globs with named wildcards, such as `sub-{subject}/ses-{session}/*_T2w.nii.gz`, and the files that they match."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -153,8 +153,8 @@ class Pattern:
         """Return why no image matches: the first part of the glob that nothing fits, and what is there instead."""
         if not self.base.is_dir():
             parent = next(folder for folder in self.base.parents if folder.is_dir())
-            there = sorted(path.name for path in parent.iterdir() if _is_visible(path.name))
-            return f"there is no folder {self.base}; in {parent} there are: {some(there) or 'no files'}"
+            beside = sorted(path.name for path in parent.iterdir() if _is_visible(path.name))
+            return f"there is no folder {self.base}; in {parent} there are: {some(beside) or 'no files'}"
         entries = tree.entries(self.base)
         other_case = sum(bool(self._any_case.fullmatch(name)) for name, _ in entries)
         if other_case:
@@ -170,18 +170,20 @@ class Pattern:
             if fitting:
                 parents = fitting
                 continue
-            below = set(parents)
-            beside = dict.fromkeys(
-                Path(n).name + "/" * d for n, d in entries if str(Path(n).parent) in below | _dot(below)
-            )
+            names = _names_in(set(parents), entries)
             place = some([str(self.base / name) for name in parents[:2]], 2) + (" ..." if len(parents) > 2 else "")
-            return f"nothing fits '{part}'; in {place} there are: {some(beside) or 'no files'}"
+            return f"nothing fits '{part}'; in {place} there are: {some(names) or 'no files'}"
         return "what matches are neither images nor folders of DICOM files"
 
 
-def _dot(parents: set[str]) -> set[str]:
-    """Return the name that `Path` gives to the folder that a walk starts from."""
-    return {"."} if "" in parents else set()
+def _names_in(folders: set[str], entries: Sequence[tuple[str, bool]]) -> list[str]:
+    """Return the names, each once, of what lies directly in folders; the name of a folder ends with a slash."""
+    found: dict[str, None] = {}
+    for name, is_folder in entries:
+        parent, _, last = name.rpartition("/")
+        if parent in folders:
+            found[last + "/" * is_folder] = None
+    return list(found)
 
 
 def _regex(glob: str, lazy: bool) -> str:

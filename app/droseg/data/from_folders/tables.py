@@ -89,12 +89,10 @@ def read_table(
         session = _column(text, session_column, SESSION_COLUMNS, "--session-column", findings, needed=False)
     if subject is None or (session_column and session is None):
         return None
-    fields = text.fields.map(_plain)
-    records: list[dict[str, str]] = fields.to_dict(orient="records")  # type: ignore[assignment]
-    rows = [
-        Row(path, int(line), values[subject], _named(values[session]) if session else "", values)
-        for line, values in zip(fields.index, records, strict=True)
-    ]
+    rows = []
+    for line, fields in text.rows():
+        values = {column: _plain(field) for column, field in fields.items()}
+        rows.append(Row(path, line, values[subject], _named(values[session]) if session else "", values))
     rows = _kept(rows, where, text, findings)
     _find_blank_ids(rows, subject, session, findings)
     rows = [row for row in rows if row.subject.lower() not in MISSING]
