@@ -76,9 +76,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out).expanduser().absolute()
     mapping = Path(args.mapping).expanduser().absolute() if args.mapping else None
     if mapping is not None and mapping.is_relative_to(out):
-        raise InputError(
-            f"--mapping {mapping}: it identifies people, and {out} is to be passed on; choose a place apart."
-        )
+        raise InputError(f"--mapping {mapping}: it identifies people; choose a place outside of {out}.")
     plan = plan_conversion(
         [Path(tree).expanduser().absolute() for tree in args.trees],
         out,

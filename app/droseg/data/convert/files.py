@@ -1,11 +1,14 @@
+<<<<<<< HEAD
 """The files of a conversion: NIfTI whose header says which series it is, the tables, and what is there already."""
+=======
+"""The files of a conversion: NIfTI that says in its header which series it is, tables, and what is there already."""
+>>>>>>> w/convert
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -126,14 +129,14 @@ def update_table(
     writer = csv.DictWriter(text, header, restval=MISSING, delimiter="\t", lineterminator="\n")
     writer.writeheader()
     writer.writerows(table[file] for file in sorted(table))
-    write_text(text.getvalue(), path)
-    os.chmod(path, mode & ~_umask())
 
+    def save(temporary: Path) -> None:
+        temporary.touch(mode)
+        temporary.write_text(text.getvalue(), encoding="utf-8")
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+    with StagedFiles() as files:
+        files.add(path, save)
+        files.commit()
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -73,9 +73,7 @@ def _voxels(seg: SegObject, series: DicomSeries, values: Mapping[str, int]) -> A
     try:
         import highdicom as hd
     except ImportError as error:
-        raise VolumeError(
-            f"{seg.path}: reading SEG objects needs highdicom, which is not installed", _INSTALL
-        ) from error
+        raise VolumeError(f"{seg.path}: a SEG object, and highdicom is not installed", _INSTALL) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -85,9 +83,7 @@ def _voxels(seg: SegObject, series: DicomSeries, values: Mapping[str, int]) -> A
             # All at once: highdicom unpacks single bits only as a whole, and decompresses what is compressed.
             frames = np.reshape(dataset.pixel_array, (len(groups), dataset.Rows, dataset.Columns))
         except Exception as error:  # many types on damaged objects
-            raise VolumeError(
-                f"{seg.path}: a SEG object that cannot be read ({short(error)})", "export it again"
-            ) from error
+            raise VolumeError(f"{seg.path}: a damaged SEG object ({short(error)})", "export it again") from error
         by_number = dataset.SegmentationType == "LABELMAP"
         for index, (pixels, group) in enumerate(zip(frames, groups, strict=True)):
             where = f"{seg.path}, frame {index + 1}"
@@ -136,11 +132,8 @@ def _to_series(where: str, affine: NDArray[np.float64], series: DicomSeries, siz
     whole = np.rint(exact).astype(np.int64)
     corners = np.array([[c, r, 1] for c in (0, size[1] - 1) for r in (0, size[0] - 1)]).T
     off = float(np.abs((exact - whole) @ corners).max())
-    if (
-        off > GRID_TOLERANCE
-        or (np.abs(whole[:, :2]).sum(axis=0) != 1).any()
-        or (abs(whole[:, 0]) == abs(whole[:, 1])).all()
-    ):
+    steps = np.abs(whole[:, :2])
+    if off > GRID_TOLERANCE or (steps.sum(axis=0) != 1).any() or (steps[:, 0] == steps[:, 1]).all():
         raise VolumeError(
             f"{where}: it is not on the grid of its series ({off:.2f} voxels off it)",
             "export the segmentation on the grid of the series that it was drawn on",

@@ -36,12 +36,12 @@ def name_scans(
     for names in known.values():
         for subject, session, _ in names:
             used[subject].add(session)
-    sessions: dict[tuple[str, tuple[str, str]], str] = {}
+    sessions: dict[tuple[str, str], str] = {}
     for scan in scans:
         for subject, session, _ in known.get(scan.key, ()):
             if subject == subjects[scan.patient]:
                 sessions.setdefault((scan.patient, scan.study), session)
-    for scan in sorted(scans, key=lambda scan: (scan.patient, scan.study)):
+    for scan in sorted(scans, key=lambda scan: (scan.patient, scan.when, scan.study)):
         if (scan.patient, scan.study) not in sessions:
             taken = used[subjects[scan.patient]]
             sessions[scan.patient, scan.study] = _next_number("ses", taken, 1)

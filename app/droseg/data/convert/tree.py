@@ -35,7 +35,8 @@ class Scan:
         patient: what tells patients apart; identifies a person, so it stays in memory.
         patient_id: PatientID as it stands in the header; empty if it has none.
         birth: name and birth date, to see whether two people share one PatientID.
-        study: what tells studies of a patient apart, in the order of their dates.
+        study: what tells studies of a patient apart.
+        when: date and time of the study, for the order of sessions.
         tags: how it was scanned, see `fixed_tags`.
         key: fingerprint of the series, the same when a slice is added to it.
         source: fingerprint of the images that it consists of.
@@ -45,7 +46,8 @@ class Scan:
     patient: str
     patient_id: str
     birth: tuple[str, str]
-    study: tuple[str, str]
+    study: str
+    when: str
     tags: Tags = field(hash=False)
     key: str = ""
     source: str = ""
@@ -84,38 +86,35 @@ def read_trees(folders: Sequence[Path], out: Path, progress: bool = False) -> Tr
             raise InputError(f"{folder}: no such folder; give the folder of a DICOM export.")
         images, dicom, _ = walk_folder(folder, out, ".nii.gz")
         files += dicom
-        failures += [(str(path), "the folder cannot be listed; change its permissions") for path in images if _is(path)]
-        failures += [
-            (str(path), f"a link to {path.readlink()}, which does not exist") for path in images if _lost(path)
-        ]
+        failures += [(str(path), why) for path in images if (why := _unreachable(path))]
     if not files and not failures:
         raise InputError(f"{', '.join(map(str, folders))}: no DICOM files; give the folder of a DICOM export.")
     headers, damaged = read_headers(files, progress)
-    failures += [(str(item), _sentence(item.problem)) for item in damaged if item.problem]
     series = group_series(item for item in headers.values() if item.series.modality != "SEG")
+    lost = {item.folder: item.problem for item in damaged}
     alone = _alone_in_folder(series)
-    poor = {item.folder for item in damaged if item.folder in alone}
+    failures += [(str(item), _sentence(item.problem)) for item in damaged if item.folder not in alone]
     instances = {path: item.instance for path, item in headers.items()}
     scans, skips = [], []
     for item in series:
+        problems = [lost[folder] for folder in {path.parent for path in item.files} & alone & set(lost)]
         if item.unfit:
             skips.append(Skip(item.label or item.folder.name, item.folder, item.unfit))
-        elif item.problem:
-            failures.append((str(item), _sentence(item.problem)))
-        elif poor & {path.parent for path in item.files}:
-            failures.append((str(item), "not converted: a file beside its slices cannot be read, see above"))
+        elif item.problem or problems:
+            failures.append((str(item), _sentence(next(iter(problems), item.problem))))
         else:
             scans.append(_scan(item, instances))
     segs, bad = _seg_objects(item for item in headers.values() if item.series.modality == "SEG")
     return Tree(tuple(scans), tuple(segs), tuple(skips), (*failures, *bad), instances)
 
 
-def _is(path: Path) -> bool:
-    return path.is_dir()
-
-
-def _lost(path: Path) -> bool:
-    return path.is_symlink() and not path.exists()
+def _unreachable(path: Path) -> str:
+    """Return why there may be DICOM files behind a path that nobody can read; empty for an image file."""
+    if path.is_dir():
+        return "the folder cannot be listed; change its permissions"
+    if path.is_symlink() and not path.exists():
+        return f"a link to {path.readlink()}, which does not exist here; correct it"
+    return ""
 
 
 def _sentence(problem: tuple[str, str] | None) -> str:
@@ -123,11 +122,11 @@ def _sentence(problem: tuple[str, str] | None) -> str:
 
 
 def _alone_in_folder(series: Sequence[DicomSeries]) -> set[Path]:
-    """Return the folders that hold the files of one series only: a damaged file in it was one of its slices."""
+    """Return the folders that hold one series only, and one to convert: a damaged file there was one of its slices."""
     beside: dict[Path, set[str]] = defaultdict(set)
     for item in series:
         for path in item.files:
-            beside[path.parent].add(item.uid)
+            beside[path.parent] |= {item.uid, ""} if item.unfit else {item.uid}
     return {folder for folder, uids in beside.items() if len(uids) == 1}
 
 
@@ -154,7 +153,8 @@ def _scan(series: DicomSeries, instances: Mapping[Path, str]) -> Scan:
         patient=patient,
         patient_id=identity,
         birth=(squeezed(name), text("PatientBirthDate")),
-        study=(text("StudyDate") + text("StudyTime"), study),
+        study=study,
+        when=text("StudyDate") + text("StudyTime"),
         tags=fixed_tags(header, series.private),
         key=key,
         source=_digest(key, *sorted(instances[path] or path.name for path in series.files)),
