@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """The files of a conversion: NIfTI whose header says which series it is, the tables, and what is there already."""
-=======
-"""The files of a conversion: NIfTI that says in its header which series it is, tables, and what is there already."""
->>>>>>> w/convert
 
 from __future__ import annotations
 
