@@ -117,6 +117,13 @@ def register(jobs: argparse._SubParsersAction) -> None:
         metavar="AXIS=EDGE,...",
         help="bins of a number: age=40,60 gives <40, 40-60 and >=60; an axis that no other option names is a column",
     )
+    add(
+        "--recode",
+        action="append",
+        default=[],
+        metavar="AXIS:VALUE=GROUP",
+        help="what a value stands for, such as diagnosis:1=control, or another spelling (repeatable)",
+    )
     parser.add_argument(
         "--list-all", action="store_true", help="list all files and rows, not the first 20 of each finding"
     )
@@ -208,7 +215,7 @@ def _axes(args: argparse.Namespace, channels: list[str]) -> tuple[Axis, ...]:
     """Return the group axes of --group-by, --group-by-header and --bin."""
     from droseg.data.from_folders import parse_axes
 
-    return parse_axes(args.group_by, args.group_by_header, args.bin, channels)
+    return parse_axes(args.group_by, args.group_by_header, args.bin, channels, args.recode)
 
 
 def _counts(datalist: Datalist) -> str:

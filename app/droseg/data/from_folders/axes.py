@@ -11,7 +11,7 @@ from droseg.data.from_folders.bins import Bins, all_numbers, as_number
 from droseg.data.from_folders.findings import Findings, counted, some
 from droseg.data.from_folders.headers import as_group
 from droseg.data.from_folders.matching import FoundCase, Key
-from droseg.data.from_folders.tables import MISSING, Row, SubjectTable, closest_column, unknown_column
+from droseg.data.from_folders.tables import MISSING, Row, SubjectTable, closest_column
 
 UNKNOWN: Final = "unknown"
 """The group of a case of which nobody knows the value."""
@@ -27,6 +27,7 @@ class Axis:
     Attributes:
         channel: whose header is read; empty for the first channel that the case has.
         bins: None for values as they stand.
+        recode: value -> the group that it stands for.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Axis:
     header: str = ""
     channel: str = ""
     bins: Bins | None = None
+    recode: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,15 @@ def column_values(
 
 def _no_column(axis: Axis, cases: Sequence[FoundCase], tables: Sequence[JoinedTable]) -> str:
     """Return what to say about a column that is nowhere."""
-    near = [j.table for j in tables if closest_column(axis.column, j.table.columns)] or [j.table for j in tables]
-    if near:
-        return unknown_column(axis.column, near[0], f"--group-by {axis.column}")
+    for joined in tables:
+        near = closest_column(axis.column, joined.table.columns)
+        if near:
+            text = f"{joined.table.path}: no column '{axis.column}', but '{near}' (upper and lower case count)"
+            return f"{text}; give --group-by '{axis.name}={near}'."
+    if tables:
+        columns = dict.fromkeys(column for joined in tables for column in joined.table.columns if column)
+        names = " and ".join(joined.table.name for joined in tables)
+        return f"axis {axis.name}: no column '{axis.column}' in {names}; the columns are {some(columns, 30)}."
     wildcards = sorted({name for case in cases for name in case.fields})
     named = f"no table is given, and the wildcards are {some(wildcards)}" if wildcards else "no table is given"
     return f"axis {axis.name}: where is '{axis.column}'? {named}; name the table by --table FILE."
@@ -154,7 +162,11 @@ def groups_on(axis: Axis, cases: Sequence[FoundCase], values: Values, findings: 
         text = f"axis {axis.name}: {counted(len(values.missing), 'case')} with a blank or n/a, 'unknown' as a group:"
         findings.warning(text, values.missing)
     if axis.bins is None:
-        groups = dict(values.of_case)
+        groups = {key: axis.recode.get(text, text) for key, text in values.of_case.items()}
+        unused = [value for value in axis.recode if value not in values.of_case.values()]
+        if unused:
+            text = f"axis {axis.name}: no case has {some(unused)}, which --recode names"
+            findings.warning(f"{text}; the values are {some(dict.fromkeys(values.of_case.values()), 20)}.")
         _find_doubtful_groups(axis, list(groups.values()), findings)
     else:
         groups = _binned(axis, axis.bins, values, findings)
@@ -191,9 +203,14 @@ def _find_doubtful_groups(axis: Axis, groups: Sequence[str], findings: Findings)
         number = as_number(group, comma_is_decimal=True)
         alike["".join(group.casefold().split()) if number is None else f"{number:g}"].append(group)
     several = [same for same in alike.values() if len(same) > 1]
-    items = [" and ".join(f"'{group}' ({counted(counts[group], 'case')})" for group in same) for same in several]
+    items = []
+    for same in several:
+        listed = " and ".join(f"'{group}' ({counted(counts[group], 'case')})" for group in same)
+        most = max(same, key=lambda group: counts[group])
+        ways = " ".join(f"--recode '{axis.name}:{group}={most}'" for group in same if group != most)
+        items.append(f"{listed}: {ways}")
     if items:
-        text = f"axis {axis.name}: groups that differ only in spelling stay apart; correct the table if they are one:"
+        text = f"axis {axis.name}: groups that differ only in spelling stay apart; if they are one, add --recode:"
         findings.warning(text, items)
     if len(counts) > _MANY_GROUPS and all_numbers(list(counts)):
         text = f"axis {axis.name}: {len(counts)} different numbers are as many groups; give edges such as"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,7 +15,11 @@ from droseg.errors import InputError
 
 
 def parse_axes(
-    columns: Sequence[str], headers: Sequence[str], bins: Sequence[str], channels: Sequence[str]
+    columns: Sequence[str],
+    headers: Sequence[str],
+    bins: Sequence[str],
+    channels: Sequence[str],
+    recode: Sequence[str] = (),
 ) -> tuple[Axis, ...]:
     """Return the axes of all options, in their order.
 
@@ -23,6 +28,7 @@ def parse_axes(
         headers: "slice_thickness,manufacturer", "AXIS=FIELD" or "AXIS=CHANNEL:FIELD" each.
         bins: "age=40,60" each; an axis that is in neither of the others is a column.
         channels: the names that CHANNEL may be.
+        recode: "diagnosis:1=control" each.
 
     Raises:
         InputError: if one cannot be understood, or an axis is there twice.
@@ -48,6 +54,15 @@ def parse_axes(
         if axes[index].bins is not None:
             raise InputError(f"--bin {name} is given twice; give all edges at once.")
         axes[index] = replace(axes[index], bins=parsed)
+    for option in recode:
+        match = re.fullmatch(r"([^:=]+):([^=]+)=(.+)", option)
+        if not match or match[1].strip() not in names:
+            known = f"; the axes are {', '.join(names)}" if names else ""
+            raise InputError(f"--recode '{option}' is not AXIS:VALUE=GROUP, such as diagnosis:1=control{known}.")
+        index = names.index(match[1].strip())
+        if axes[index].bins:
+            raise InputError(f"--recode '{option}': the axis has bins already, by --bin.")
+        axes[index] = replace(axes[index], recode={**axes[index].recode, match[2].strip(): match[3].strip()})
     for axis in axes:
         try:
             form.read_groups({axis.name: "any"})

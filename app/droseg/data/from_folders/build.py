@@ -33,6 +33,7 @@ from droseg.data.from_folders.tables import SubjectTable, read_table
 from droseg.data.scanner import Tags
 from droseg.data.volumes import VolumeError
 from droseg.errors import DatalistError
+from droseg.keys import TESTING
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,8 @@ def _groups(request: Request, root: Path, cases: Sequence[FoundCase], findings: 
             values = header_values(axis, cases, headers.fields, findings)
             if len(request.channels) > 1 and not axis.channel:
                 first = request.channels[0].names[0]
-                text = f"axis {axis.name}: {axis.header} of the first channel, {first}"
-                findings.note(f"{text}; {axis.name}=CHANNEL:{axis.header} takes another one.")
+                text = f"axis {axis.name}: {axis.header} of the first channel, {first}; that of another one is taken by"
+                findings.note(f"{text} --group-by-header {axis.name}={request.channels[-1].names[0]}:{axis.header}.")
         else:
             values = column_values(axis, cases, tables, findings)
         if values is not None:
@@ -262,7 +263,9 @@ def _check(datalist: Datalist, findings: Findings, progress: bool) -> None:
         images = tuple(image for image in case.images if image is not None)
         names = datalist.channels if len(case.images) == 1 else datalist.channels[: len(images)]
         present[section].append(replace(case, images=images))
-        only = replace(datalist, channels=names, sections={section: (present[section][-1],)})
+        # A case that lacks its label has been reported; a testing case needs none.
+        place = section if case.label is not None else TESTING
+        only = replace(datalist, channels=names, sections={place: (present[section][-1],)})
         problems += [problem for problem in check_datalist(only) if problem.case_id]
     whole = replace(datalist, sections={section: tuple(cases) for section, cases in present.items()})
     problems += check_datalist(whole, sections=[])

@@ -31,7 +31,7 @@ class FoundCase:
     session: str
     images: tuple[Path | None, ...]
     label: Path | None
-    fields: dict[str, str] = field(default_factory=dict)
+    fields: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def case_id(self) -> str:
