@@ -154,7 +154,7 @@ def _crop(item: str, plan: Plan) -> str:
 
 def _affine(item: str, plan: Plan) -> str:
     for key in ("rotate_range", "scale_range", "translate_range"):
-        line = f"    {key}: {flow(plan[key])} # {plan.reason(key)}\n"
+        line = setting(key, plan[key], plan.reason(key), indent=4) + "\n"
         if key == "translate_range" and not any(plan[key]):
             line = ""
         pattern = rf"^ +{key}:.*\n"

@@ -120,7 +120,7 @@ def _groups(datalist: Datalist) -> list[Row]:
     sizes = {axis: Counter(case.groups[axis] for case in cases if axis in case.groups) for axis in datalist.axes}
     axes = [axis for axis, groups in sizes.items() if 0 < 2 * len(groups) <= len(cases)]
     left_out = [axis for axis in sizes if axis not in axes]
-    without = f"; not {', '.join(left_out)}: nearly as many groups as validation cases, or none" if left_out else ""
+    without = f"; not {', '.join(left_out)}: more groups than half of the validation cases, or none" if left_out else ""
     if not axes:
         said = f"mean Dice of the {len(cases)} validation cases{without or '; they have no groups'}; or: last"
         return [("select", "val_dice/all", said), ("group_axes", None, "null: all of the datalist")]

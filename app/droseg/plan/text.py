@@ -73,7 +73,8 @@ class ConfigText:
         Args:
             key: of the block.
             text: without a line end.
-            after, before: where it goes if it is new; None: to the end.
+            after: the key that it follows if it is new; None: it goes to the end.
+            before: the key that follows it if it is new.
         """
         new = Block(key, text + "\n")
         if key in self:
