@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from torch import nn
 
 from droseg.data import Datalist
 from droseg.inference.memory import GIB
 from droseg.plan.budget import Budget
 from droseg.plan.fingerprint import Fingerprint
-from droseg.plan.memory import CONTEXT_BYTES, training_bytes
+from droseg.plan.memory import CONTEXT_BYTES, StepMemory
 from droseg.plan.patch import Fit, fit_patch
 from droseg.plan.sampling import augmentation_choices
 from droseg.plan.schedule import schedule_choices
@@ -100,17 +101,12 @@ def make_plan(
     spacing, spacing_reason = target_spacing(fingerprint)
     shapes, boxes = (resampled(fingerprint, spacing, what) for what in ("shape", "box"))
     structures = {name: v[0] if len(v) == 1 else list(v) for name, v in datalist.structures.items()}
-    like, channels, loss = template.inference_config["network_def"], list(datalist.channels), template.loss()
-    found: dict[tuple[Topology, int], int] = {}
+    like, channels = template.inference_config["network_def"], list(datalist.channels)
 
-    def step(topology: Topology, batch_size: int) -> int:
-        if (topology, batch_size) not in found:
-            network = template.network(network_config(topology, like), channels, structures)
-            found[topology, batch_size] = training_bytes(
-                network, len(channels), topology.patch, batch_size, budget.bf16, loss
-            )
-        return found[topology, batch_size]
+    def network(topology: Topology) -> nn.Module:
+        return template.network(network_config(topology, like), channels, structures)
 
+    step = StepMemory(network, len(channels), budget.bf16, template.loss())
     median = np.median(boxes, axis=0)
     fit = fit_patch(
         spacing, median.tolist(), len(fingerprint.cases), float(boxes.prod(axis=1).sum()), budget.memory, step

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_iter
 
 from droseg.losses import PerCaseDiceCELoss
 from droseg.losses.base import PerCaseLoss
+from droseg.plan.topology import Topology
 
 WORKSPACE = 1.2
 """What is reserved for each byte of tensors: scratch memory of convolutions, and gaps between blocks."""
@@ -98,7 +100,39 @@ def training_bytes(
         bf16: whether the network computes in bfloat16.
         loss: default `PerCaseDiceCELoss`.
     """
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    weights = parameters * (OF_WEIGHTS + 2 * bf16)  # autocast keeps a copy of the weights in bfloat16
     step = step_bytes(network, channels, patch, batch_size, bf16, loss or PerCaseDiceCELoss())
-    return int(WORKSPACE * (weights + step))
+    return int(WORKSPACE * (weight_bytes(network, bf16) + step))
+
+
+def weight_bytes(network: nn.Module, bf16: bool) -> int:
+    """Return what weights, gradients and AdamW's moments take."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return parameters * (OF_WEIGHTS + 2 * bf16)  # autocast keeps a copy of the weights in bfloat16
+
+
+class StepMemory:
+    """Memory of trainings of one family of networks; each network is measured once.
+
+    For one network the peak of a step is proportional to the voxels of patch and batch (to 1 %, which a test checks).
+
+    Args:
+        make: strides and kernels of a topology -> its network on the meta device.
+        channels: of the image.
+        bf16: whether the network computes in bfloat16.
+        loss: of the training.
+    """
+
+    def __init__(self, make: Callable[[Topology], nn.Module], channels: int, bf16: bool, loss: PerCaseLoss) -> None:
+        self._make, self._channels, self._bf16, self._loss = make, channels, bf16, loss
+        self._found: dict[tuple[object, object], tuple[int, float]] = {}
+
+    def __call__(self, topology: Topology, batch_size: int) -> int:
+        """Return the bytes of a training, without `CONTEXT_BYTES`."""
+        voxels = math.prod(topology.patch)
+        key = topology.strides, topology.kernels
+        if key not in self._found:
+            network = self._make(topology)
+            step = step_bytes(network, self._channels, topology.patch, 2, self._bf16, self._loss)
+            self._found[key] = weight_bytes(network, self._bf16), step / (2 * voxels)
+        weights, per_voxel = self._found[key]
+        return int(WORKSPACE * (weights + per_voxel * batch_size * voxels))
