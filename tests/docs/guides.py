@@ -9,6 +9,7 @@ from pathlib import Path
 
 PRINTS, SAYS, NOT_RUN = "prints", "it says", "not run"
 """Titles of blocks, which readers see: output of the block before; messages of the program; a reason not to run it."""
+SLOW = "<!-- slow from here on: the default tests stop here -->"
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]*)")?\n(.*?)^```$', flags=re.MULTILINE | re.DOTALL)
 
 
@@ -22,9 +23,10 @@ class Block:
     line: int
 
 
-def blocks(page: Path) -> list[Block]:
-    """Return all fenced blocks of a page in order."""
+def blocks(page: Path, end: str | None = None) -> list[Block]:
+    """Return the fenced blocks of a page in order, up to a mark in it if there is one."""
     text = page.read_text(encoding="utf-8")
+    text = text.partition(end)[0] if end else text
     return [
         Block(match[1], match[2] or "", match[3], text[: match.start()].count("\n") + 1)
         for match in FENCE.finditer(text)

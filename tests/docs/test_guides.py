@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from guides import NOT_RUN, PRINTS, SAYS, Block, blocks, source_texts
+from guides import NOT_RUN, PRINTS, SAYS, SLOW, Block, blocks, source_texts
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
-RUN_GUIDES = [page for page in GUIDES if any(b.language == "bash" and not b.title for b in blocks(page))]
+WALKED = [page for page in GUIDES if any(b.language == "bash" and not b.title for b in blocks(page))]
 
 
 def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -33,14 +33,25 @@ def shows(output: str, quoted: str) -> bool:
     return bool(re.search(".*".join(re.escape(part.strip()) for part in wanted.split("...")), found))
 
 
-@pytest.mark.parametrize("guide", RUN_GUIDES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("guide", WALKED, ids=lambda page: page.stem)
 def test_the_commands_of_a_guide_run_as_written(guide: Path, tmp_path: Path):
-    (tmp_path / "scripts").symlink_to(ROOT / "scripts")  # a reader stands in the checkout
+    walk(guide, tmp_path, end=SLOW)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guide", [page for page in WALKED if SLOW in page.read_text()], ids=lambda page: page.stem)
+def test_the_commands_of_a_whole_guide_run_as_written(guide: Path, tmp_path: Path):
+    walk(guide, tmp_path)
+
+
+def walk(guide: Path, folder: Path, end: str | None = None) -> None:
+    """Run the commands of a guide, up to a mark in it, and compare what they print with what it quotes."""
+    (folder / "scripts").symlink_to(ROOT / "scripts")  # a reader stands in the checkout
     output = ""
-    for block in blocks(guide):
+    for block in blocks(guide, end):
         where = f"{guide.name}:{block.line}"
         if block.language == "bash" and not block.title.startswith(NOT_RUN):
-            done = run(block, tmp_path)
+            done = run(block, folder)
             output = done.stdout
             assert done.returncode == 0, f"{where} ended with {done.returncode}\n{block.text}\n{output}"
         elif block.title == PRINTS:

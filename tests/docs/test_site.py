@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import importlib
 import importlib.util
 import re
 import subprocess
@@ -10,13 +12,25 @@ from pathlib import Path
 
 import pytest
 
-from droseg.cli import build_parser
-
 needs_mkdocs = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("mkdocs", "material")),
     reason="mkdocs and mkdocs-material are not installed: pip install 'droseg[docs]'",
 )
 FROM_ELSEWHERE = re.compile(r"""<(?:link|script|img|iframe)\b[^>]*\b(?:href|src)=["']?(?:https?:)?//[^>]*>""")
+
+
+HOLDERS = sorted({"bundle", "data"} & set(importlib.import_module("droseg.cli").JOBS))
+"""Jobs that hold other jobs."""
+
+
+def help_of(words: list[str]) -> str:
+    """Return what a job prints with --help."""
+    command = [sys.executable, "-m", "droseg.cli", *words, "--help"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def jobs_of(words: list[str]) -> list[str]:
+    return re.findall(r"^    (\w+)(?:  |$)", help_of(words), flags=re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +73,13 @@ def test_a_link_between_folders_of_the_repository_leads_from_page_to_page(site: 
 @needs_mkdocs
 def test_the_page_of_the_command_line_has_every_job_and_option(site: Path):
     page = (site / "command_line" / "index.html").read_text()
-    jobs = re.findall(r"^    (\w+)  ", build_parser().format_help(), flags=re.MULTILINE)
-    assert {"data", "train", "predict"} <= set(jobs)
-    for job in jobs:
-        shown = subprocess.run(
-            [sys.executable, "-m", "droseg.cli", job, "--help"], capture_output=True, text=True, check=True
-        )
-        for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", shown.stdout)) - {"--help"}:
-            assert option in page, f"droseg {job} {option}"
+    text = html.unescape(re.sub(r"<[^>]+>", "", page))
+    jobs = [[job] for job in jobs_of([]) if job not in HOLDERS] + [
+        [job, part] for job in HOLDERS for part in jobs_of([job])
+    ]
+    assert ["data", "split"] in jobs
+    assert ["train"] in jobs
+    for words in jobs:
+        section = text.partition(f"droseg {' '.join(words)}¶")[2].partition("¶")[0]
+        for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", help_of(words))) - {"--help"}:
+            assert option in section, f"droseg {' '.join(words)} {option}"
