@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from droseg.data.phantoms.people import Person
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _datalist(out: str, options: dict[str, int]) -> None:
+def _datalist(out: str, options: dict[str, Any]) -> None:
     from droseg.data import group_table, read_datalist
     from droseg.data.phantoms import generate_phantoms
 
@@ -65,7 +65,7 @@ def _datalist(out: str, options: dict[str, int]) -> None:
     print(f"Wrote {options['cases']} cases and {path}")
 
 
-def _bids(out: str, options: dict[str, int]) -> None:
+def _bids(out: str, options: dict[str, Any]) -> None:
     from droseg.data.phantoms.bids import generate_bids
 
     people = generate_bids(out, **options)
@@ -73,18 +73,22 @@ def _bids(out: str, options: dict[str, int]) -> None:
     print(f"Wrote {out}/participants.tsv, images in {out}/sub-*/ses-*/anat, labels in {out}/derivatives/labels.")
 
 
-def _brats(out: str, options: dict[str, int]) -> None:
+def _brats(out: str, options: dict[str, Any]) -> None:
     from droseg.data.phantoms.brats import generate_brats
 
     planned = generate_brats(out, **options)
     _print_counts("site", (case.site for case in planned))
     _print_counts("tumor", (case.tumor_type for case in planned))
     patients = len({case.patient for case in planned})
-    print(f"Wrote {len(planned)} scans of {patients} patients and {out}/sites.csv. Their datalist:")
-    print(f"  python scripts/convert_brats.py {out} --sites {out}/sites.csv --out {out}/datalist.json")
+    print(f"Wrote {len(planned)} scans of {patients} patients and {out}/sites.csv. Next:")
+    print(f"  python scripts/convert_brats.py {out} --sites {out}/sites.csv --out {out}/all.json")
+    print(
+        f"  droseg data split {out}/all.json --fractions training=0.6,validation=0.1,testing=0.3 --stratify site "
+        f"--stratify enhancement --out {out}/datalist.json"
+    )
 
 
-def _dicom(out: str, options: dict[str, int]) -> None:
+def _dicom(out: str, options: dict[str, Any]) -> None:
     from droseg.data.phantoms.dicom import generate_dicom
 
     people = generate_dicom(out, **options)

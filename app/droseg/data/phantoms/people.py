@@ -71,7 +71,7 @@ def plan_people(scans: int, seed: int) -> list[Person]:
     ]
     anatomies += ["typical"] * (count - len(anatomies))
     thick = max(1, round(_THICK_SLICE_SHARE * count))
-    protocols: list[Protocol] = ["thick_slice"] * thick + ["isotropic"] * (count - thick)  # type: ignore[list-item]
+    protocols: list[Protocol] = ["thick_slice" if index < thick else "isotropic" for index in range(count)]
     anatomies = [anatomies[index] for index in rng.permutation(count)]
     protocols = [protocols[index] for index in rng.permutation(count)]
     people, session = [], 0
