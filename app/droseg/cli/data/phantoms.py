@@ -80,8 +80,12 @@ def _brats(out: str, options: dict[str, Any]) -> None:
     _print_counts("site", (case.site for case in planned))
     _print_counts("tumor", (case.tumor_type for case in planned))
     patients = len({case.patient for case in planned})
-    print(f"Wrote {len(planned)} scans of {patients} patients and {out}/sites.csv. Their datalist:")
-    print(f"  python scripts/convert_brats.py {out} --sites {out}/sites.csv --out {out}/datalist.json")
+    print(f"Wrote {len(planned)} scans of {patients} patients and {out}/sites.csv. Next:")
+    print(f"  python scripts/convert_brats.py {out} --sites {out}/sites.csv --out {out}/all.json")
+    print(
+        f"  droseg data split {out}/all.json --fractions training=0.6,validation=0.1,testing=0.3 --stratify site "
+        f"--stratify enhancement --out {out}/datalist.json"
+    )
 
 
 def _dicom(out: str, options: dict[str, Any]) -> None:

@@ -54,10 +54,8 @@ def plan_tumors(cases: int, seed: int) -> list[PlannedTumor]:
         twice = patients % _SCANNED_TWICE_EVERY == 2 and len(scans) + 2 <= cases
         scans += [(patients, time_point) for time_point in range(1 + twice)]
         patients += 1
-    types: list[TumorType] = ["enhancing"] * patients
-    types[: max(1, round(_NO_ENHANCEMENT_SHARE * patients))] = ["no_enhancement"] * max(
-        1, round(_NO_ENHANCEMENT_SHARE * patients)
-    )
+    without = max(1, round(_NO_ENHANCEMENT_SHARE * patients))
+    types: list[TumorType] = ["no_enhancement" if index < without else "enhancing" for index in range(patients)]
     counts = {site: max(1, round(share * patients)) for site, share in _SITE_SHARE.items()}
     sites: list[Site] = [site for site, count in counts.items() for _ in range(count)]
     sites += ["A"] * (patients - len(sites))
