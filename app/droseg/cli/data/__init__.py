@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-JOBS = ("phantoms", "convert", "split", "check")
+JOBS = ("phantoms", "convert", "regrid", "split", "check")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
