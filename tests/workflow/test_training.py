@@ -361,7 +361,7 @@ def test_debug_shows_the_traceback_and_the_next_call_does_not(cohort: Path, tmp_
     ("loss", "message"),
     [
         ("train#loss#class_weight=[1,2]", "class_weight has 2 values, pred has 3 channels"),
-        ("train#loss#_target_=droseg.losses.PerCaseDiceBCELoss", "is for overlapping regions (sigmoid), but a bundle"),
+        ("train#loss#_target_=droseg.losses.PerCaseDiceBCELoss", "the parts of the bundle do not fit each other"),
         ("train#loss={_target_: DiceCELoss, to_onehot_y: true}", "returned () for 2 cases"),
         ("train#loss={_target_: DiceCELoss, to_onehot_y: false}", "DiceCELoss) cannot be computed for a patch of 3"),
     ],

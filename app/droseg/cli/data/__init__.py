@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-JOBS = ("phantoms", "convert", "new", "split", "check")
+JOBS = ("phantoms", "convert", "new", "regrid", "split", "check")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
