@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from droseg.cli import data as command
 from droseg.data import Case, Datalist, empty_cells, group_table, read_datalist, split_datalist, write_datalist
+from droseg.data.groups import cell_table, thin_cells
 from droseg.data.split import round_table
 from droseg.errors import InputError
 
@@ -106,13 +108,13 @@ def test_holding_a_group_out_takes_all_scans_of_its_patients() -> None:
         validation=[case("v", site="y")],
         testing=[case("t", site="y")],
     )
-    result = split_datalist(whole, hold_out=("site", "x"))
+    result = split_datalist(whole, hold_out=[("site", "x")])
     assert patients_of(result) == {"training": {"b", "t"}, "validation": {"v"}, "testing": {"a"}}
 
 
 def test_the_rest_of_a_held_out_group_can_be_dealt_anew() -> None:
     result = split_datalist(
-        cohort(2), hold_out=("site", "a"), fractions={"training": 0.9, "validation": 0.1}, stratify=["anatomy"]
+        cohort(2), hold_out=[("site", "a")], fractions={"training": 0.9, "validation": 0.1}, stratify=["anatomy"]
     )
     assert {c.groups["site"] for c in result.sections["testing"]} == {"a"}
     assert {c.groups["site"] for name in ("training", "validation") for c in result.sections[name]} == {"b", "c"}
@@ -149,8 +151,11 @@ def test_a_rounded_table_keeps_rows_columns_and_entries_within_one(seed: int) ->
         ({"folds": 1}, "at least 2"),
         ({"folds": 91}, "use fewer folds"),
         ({"folds": 3, "stratify": ["scanner"]}, "no group axis 'scanner'; it has anatomy, site"),
-        ({"hold_out": ("site", "z")}, "the values are a, b, c"),
-        ({"hold_out": ("site", "a"), "fractions": FRACTIONS}, "held out is the testing section"),
+        ({"folds": 3, "stratify": ["scanner", "site", "age"]}, "no group axis 'scanner', 'age'; it has anatomy, site"),
+        ({"hold_out": [("site", "z")]}, "the values are a, b, c"),
+        ({"hold_out": [("site", "z"), ("anatomy", "x")]}, "site=z; the values are a, b, c; no case has anatomy=x"),
+        ({"hold_out": [("site", name) for name in "abc"]}, "nothing is left for training"),
+        ({"hold_out": [("site", "a")], "fractions": FRACTIONS}, "held out is the testing section"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(arguments: dict, message: str) -> None:  # type: ignore[type-arg]
@@ -198,7 +203,11 @@ def test_the_command_numbers_folds_and_writes_where_it_is_told(
     write_datalist(cohort(), tmp_path / "all.json")
     assert split_command(str(tmp_path / "all.json"), "--folds", "5", "--out", str(tmp_path / "folds.json")) == 0
     assert {c.fold for c in read_datalist(tmp_path / "folds.json").sections["training"]} == set(range(5))
-    assert "folds:" in capsys.readouterr().out
+    printed = capsys.readouterr().out.splitlines()
+    header = next(line for line in printed if "fold 0" in line)
+    assert header.split() == ["fold", "0", "fold", "1", "fold", "2", "fold", "3", "fold", "4", "total"]
+    counts = [int(word) for word in printed[printed.index(header) + 1].split() if not word.startswith("(")]
+    assert counts == [18, 18, 18, 18, 18, 90]
 
 
 @pytest.mark.parametrize("argument", ["training", "training=x"])
@@ -206,3 +215,99 @@ def test_malformed_fractions_are_refused(argument: str, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         split_command("d.json", "--fractions", argument)
     assert "SECTION=SHARE" in capsys.readouterr().err
+
+
+def test_several_groups_are_held_out_together() -> None:
+    result = split_datalist(cohort(3), hold_out=[("site", "a"), ("anatomy", "rare")])
+    for name, cases in result.sections.items():
+        of_these = {c.groups["site"] == "a" or c.groups["anatomy"] == "rare" for c in cases}
+        assert of_these == {name == "testing"}
+
+
+def test_cells_are_combinations_by_section_and_fold_and_count_patients() -> None:
+    def at(fold: int | None, *args: str, **groups: str) -> Case:
+        return Case(args[0], args[-1], (Path("/x"),), Path("/y"), groups, fold)
+
+    result = datalist(
+        [
+            at(0, "a1", "a", site="x", sex="f"),
+            at(0, "a2", "a", site="x", sex="f"),
+            at(1, "b", site="x", sex="f"),
+            at(1, "c", site="y", sex="m"),
+        ],
+        testing=[at(None, "d", site="y", sex="m")],
+    )
+    rows = [" ".join(line.split()) for line in cell_table(result, ["site", "sex"]).splitlines()]
+    assert rows == [
+        "site sex fold 0 fold 1 testing total",
+        "x f 1 (2) 1 0 2 (3)",
+        "y m 0 1 1 2",
+        "all 1 (2) 2 1 4 (5)",
+    ]
+    assert thin_cells(result, ["site", "sex"], folds=2) == [
+        "no case with site=x, sex=f in testing",
+        "no case with site=y, sex=m in fold 0 (1 patient for 2 folds)",
+        "2 combinations of groups do not occur at all: site=x, sex=m; site=y, sex=f",
+    ]
+
+
+def test_the_command_prints_cells_by_fold_and_says_which_groups_are_too_small(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = [case(f"c{i}", site="x" if i < 3 else "y", sex="fm"[i % 2]) for i in range(20)]
+    write_datalist(datalist(cases), tmp_path / "all.json")
+    options = ["--folds", "5", "--stratify", "site", "--stratify", "sex"]
+    assert split_command(str(tmp_path / "all.json"), *options) == 0
+    printed = capsys.readouterr()
+    (row,) = [line.split() for line in printed.out.splitlines() if line.split()[:2] == ["x", "f"]]
+    assert row[-1] == "2"
+    assert sum(int(word) for word in row[2:-1]) == 2
+    assert "no case with site=x in folds" in printed.err
+    assert "(3 patients for 5 folds)" in printed.err
+    assert "no case with site=x, sex=f in folds" in printed.err
+
+
+def test_what_was_held_out_is_not_warned_about_and_patients_in_several_groups_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = [case(f"c{i}", site="x" if i < 5 else "y", sex="fm"[i % 2]) for i in range(20)]
+    cases += [case("p1", "p", site="x", sex="f"), case("p2", "p", site="y", sex="f")]
+    write_datalist(datalist(cases), tmp_path / "all.json")
+    assert split_command(str(tmp_path / "all.json"), "--hold-out", "site=x") == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "droseg: warning: 1 patient has scans in several groups of site; all their scans are held out if one is: "
+        "p (x and y)."
+    ]
+    assert split_command(str(tmp_path / "all.json"), "--folds", "2", "--stratify", "site", "--overwrite") == 0
+    assert "they are a stratum of their own: p (x and y)" in capsys.readouterr().err
+
+
+def test_a_section_that_gets_no_patient_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_datalist(datalist([case(f"c{i}") for i in range(4)]), tmp_path / "all.json")
+    assert split_command(str(tmp_path / "all.json"), "--fractions", "training=0.9,validation=0.1") == 0
+    read = read_datalist(tmp_path / "all_split.json")
+    assert ("validation" in read.sections and bool(read.sections["validation"])) != (
+        "no patient in validation" in capsys.readouterr().err
+    )
+
+
+def test_another_datalist_is_not_overwritten_without_leave(tmp_path: Path) -> None:
+    path = tmp_path / "all.json"
+    write_datalist(cohort(), path)
+    out = tmp_path / "all_split.json"
+    assert split_command(str(path), "--folds", "3") == 0
+    before = out.read_text()
+    assert split_command(str(path), "--folds", "3") == 0  # the same split again
+    with pytest.raises(InputError, match="is there, and is not this split"):
+        split_command(str(path), "--folds", "4")
+    with pytest.raises(InputError, match="is there"):
+        split_command(str(path), "--folds", "4", "--out", str(path))
+    assert out.read_text() == before
+    assert split_command(str(path), "--folds", "4", "--overwrite") == 0
+    assert json.loads(out.read_text())["training"][0]["fold"] in range(4)
+
+
+def test_a_section_given_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        split_command("d.json", "--fractions", "training=0.5,training=0.5")
+    assert "'training' is given twice" in capsys.readouterr().err

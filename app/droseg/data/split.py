@@ -24,7 +24,7 @@ def split_datalist(
     *,
     fractions: Mapping[str, float] | None = None,
     folds: int | None = None,
-    hold_out: tuple[str, str] | None = None,
+    hold_out: Sequence[tuple[str, str]] = (),
     stratify: Sequence[str] = (),
     seed: int = 0,
 ) -> Datalist:
@@ -37,8 +37,9 @@ def split_datalist(
         datalist: what to split.
         fractions: section -> share of the patients, with the sum 1. All labelled patients are pooled and dealt anew.
         folds: number of folds; sets `fold` (0 to folds - 1) in the training section.
-        hold_out: (axis, group). Patients with a case of that group become the testing section, and the rest of the
-            former testing section goes to training. `fractions` and `folds` then divide the rest.
+        hold_out: (axis, group) of each group to hold out. Patients with a case of one of them become the testing
+            section, and the rest of the former testing section goes to training. `fractions` and `folds` then divide
+            the rest.
         stratify: axes whose combinations are the strata.
         seed: the same seed gives the same split.
     Raises:
@@ -49,9 +50,9 @@ def split_datalist(
     patients = _patients(datalist)
     placed: dict[str, str] = {}  # patient_id -> section, of those that move
     held_out: set[str] = set()
-    if hold_out is not None:
-        axis, group = hold_out
-        held_out = {name for name, rows in patients.items() if any(case.groups.get(axis) == group for _, case in rows)}
+    if hold_out:
+        groups = set(hold_out)
+        held_out = {name for name, rows in patients.items() if any(groups & set(c.groups.items()) for _, c in rows)}
         placed = dict.fromkeys(held_out, TESTING)
         placed |= {n: TRAINING for n, rows in patients.items() if n not in held_out and rows[0][0] == TESTING}
     if fractions is not None:
@@ -72,12 +73,12 @@ def _check_arguments(
     datalist: Datalist,
     fractions: Mapping[str, float] | None,
     folds: int | None,
-    hold_out: tuple[str, str] | None,
+    hold_out: Sequence[tuple[str, str]],
     stratify: Sequence[str],
     seed: int,
 ) -> None:
     """Raise an InputError if the arguments do not fit together or to the datalist."""
-    if fractions is None and folds is None and hold_out is None:
+    if fractions is None and folds is None and not hold_out:
         raise InputError("nothing to split by; give fractions, folds or a group to hold out.")
     if fractions is not None:
         wrong = [name for name in fractions if name not in SECTIONS]
@@ -86,21 +87,32 @@ def _check_arguments(
         total = sum(fractions.values())
         if min(fractions.values(), default=0) < 0 or not abs(total - 1) <= 1e-6:  # also if one of them is NaN
             raise InputError(f"fractions: their sum is {total:g}; they must be >= 0 and sum to 1.")
-        if hold_out is not None and fractions.get(TESTING):
+        if hold_out and fractions.get(TESTING):
             raise InputError("fractions: the group that is held out is the testing section; give it no fraction.")
     if folds is not None and folds < 2:
         raise InputError(f"folds is {folds}; it must be at least 2.")
     if seed < 0:
         raise InputError(f"seed is {seed}; it must be >= 0.")
-    for axis in [*stratify, *([hold_out[0]] if hold_out else [])]:
-        if axis not in datalist.axes:
-            raise InputError(f"{datalist.path}: no group axis '{axis}'; it has {', '.join(datalist.axes) or 'none'}.")
-    if hold_out is not None:
-        axis, group = hold_out
-        values = {case.groups.get(axis) for cases in datalist.sections.values() for case in cases}
+    axes = dict.fromkeys([*stratify, *(axis for axis, _ in hold_out)])
+    unknown = [axis for axis in axes if axis not in datalist.axes]
+    if unknown:
+        listed = ", ".join(f"'{axis}'" for axis in unknown)
+        raise InputError(f"{datalist.path}: no group axis {listed}; it has {', '.join(datalist.axes) or 'none'}.")
+    _check_held_out(datalist, hold_out)
+
+
+def _check_held_out(datalist: Datalist, hold_out: Sequence[tuple[str, str]]) -> None:
+    """Raise an InputError that names every group that no case has, with those that there are."""
+    cases = [case for section in datalist.sections.values() for case in section]
+    missing = []
+    for axis, group in hold_out:
+        values = {case.groups[axis] for case in cases if axis in case.groups}
         if group not in values:
-            present = ", ".join(sorted(value for value in values if value is not None))
-            raise InputError(f"{datalist.path}: no case has {axis}={group}; the values are {present}.")
+            missing.append(f"no case has {axis}={group}; the values are {', '.join(sorted(values))}")
+    if missing:
+        raise InputError(f"{datalist.path}: {'; '.join(missing)}.")
+    if hold_out and all(set(hold_out) & set(case.groups.items()) for case in cases):
+        raise InputError(f"{datalist.path}: every case is of a group that is held out; nothing is left for training.")
 
 
 def _patients(datalist: Datalist) -> dict[str, Patient]:
