@@ -183,7 +183,7 @@ def _resampled(case: Case, datalist: Datalist, result: Case, mark: str, target: 
     changed = False
     with StagedFiles() as files:
         for part, path in zip(channels, result.images, strict=True):
-            if part is None:
+            if part is None or path is None:
                 continue
             array, moved = _image_on(part, grid, target, warnings)
             changed |= moved
