@@ -172,7 +172,7 @@ def _patient_notes(items: Sequence[Item]) -> list[str]:
     if nameless:
         listed = ", ".join(sorted(nameless)[:10])
         notes.append(
-            f"{len(nameless)} subjects have no PatientID ({listed}); they are told apart by name, else by study: "
+            f"no PatientID: {len(nameless)} subject{'s' * (len(nameless) != 1)} ({listed}); they are told apart by name, else by study: "
             "two studies of one patient may have become two subjects"
         )
     return notes
