@@ -172,7 +172,7 @@ def _patient_notes(items: Sequence[Item]) -> list[str]:
     if nameless:
         shown = ", ".join(sorted(nameless)[:10])
         notes.append(
-            f"no PatientID: {len(nameless)} subject{'s' * (len(nameless) != 1)} ({shown}); they are told apart by name, "
+            f"no PatientID: {len(nameless)} subject{'s' * (len(nameless) != 1)} ({shown}); told apart by name, "
             "else by study: two studies of one patient may have become two subjects"
         )
     return notes
