@@ -322,7 +322,7 @@ def test_doubts_about_who_is_who_are_said_without_saying_who(
     assert convert(tmp_path / "tree", "--out", tmp_path / "out") == 0
     printed = capsys.readouterr().err
     assert "one PatientID, but 2 names or birth dates" in printed
-    assert "1 subjects have no PatientID" in printed
+    assert "no PatientID: 1 subject (sub-" in printed
     assert "1990" not in printed
 
 

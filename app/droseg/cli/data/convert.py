@@ -68,7 +68,7 @@ def register(jobs: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert DICOM trees; 1 if a series could not be."""
     from droseg.data.convert import convert, plan_conversion
-    from droseg.data.convert.files import SCANS_FILE
+    from droseg.data.convert.files import SCANS_FILE, STRUCTURES_FILE
     from droseg.data.convert.plan import compile_choices
     from droseg.data.form import strip_suffix
     from droseg.errors import InputError
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     if any(item.segs for item in plan.items):
         print(f"Structures: {json.dumps(dict(plan.structures), ensure_ascii=False)}")
         options = " ".join(f"--structure {shlex.quote(f'{name}={v}')}" for name, v in plan.structures.items())
-        print(f"For droseg data new: {options}")
+        print(f"For droseg data new: --structures {out / STRUCTURES_FILE}, or {options}")
     print(
         f"{counts['written']} series written, {counts['there']} there already, {failed} problem{'s' * (failed != 1)}; "
         f"the table is {out / SCANS_FILE}"
@@ -136,9 +136,11 @@ def _listing(plan: Plan) -> str:
     for item in plan.items:
         series = item.scan.series
         spacing = " x ".join(f"{edge:.3g}" for edge in series_spacing_mm(series) or ())
-        segments = ", ".join(f"{name}={plan.structures[name]}" for seg in item.segs for name in seg.numbers)
-        rows.append((item.file, " x ".join(map(str, series.shape)), spacing, segments or "-", series.label))
+        segments = str(len({name for seg in item.segs for name in seg.numbers}) or "-")
+        rows.append((item.file, " x ".join(map(str, series.shape)), spacing, segments, series.label))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if plan.structures:
+        lines.append(f"label values: {', '.join(f'{name} {value}' for name, value in plan.structures.items())}")
     lines += [f"left out: {skip.name} in {skip.path}: {skip.reason}" for skip in plan.skips]
     return "\n".join(lines)

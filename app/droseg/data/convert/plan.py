@@ -170,10 +170,10 @@ def _patient_notes(items: Sequence[Item]) -> list[str]:
         if len(births) > 1
     ]
     if nameless:
-        listed = ", ".join(sorted(nameless)[:10])
+        shown = ", ".join(sorted(nameless)[:10])
         notes.append(
-            f"{len(nameless)} subjects have no PatientID ({listed}); they are told apart by name, else by study: "
-            "two studies of one patient may have become two subjects"
+            f"no PatientID: {len(nameless)} subject{'s' * (len(nameless) != 1)} ({shown}); told apart by name, "
+            "else by study: two studies of one patient may have become two subjects"
         )
     return notes
 

@@ -42,7 +42,10 @@ class SegObject:
     @property
     def numbers(self) -> dict[str, int]:
         """Name -> the first number that has it."""
-        return {name: number for number, name in sorted(self.segments.items(), reverse=True)}
+        first: dict[str, int] = {}
+        for number, name in sorted(self.segments.items()):
+            first.setdefault(name, number)
+        return first
 
 
 def read_seg_header(file: DicomFile) -> SegObject:

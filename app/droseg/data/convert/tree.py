@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -77,8 +78,10 @@ def read_trees(folders: Sequence[Path], out: Path, progress: bool = False) -> Tr
         out: a folder to leave out.
         progress: show a progress bar on stderr once it has taken two seconds.
     Raises:
-        InputError: if a folder does not exist, or none has a DICOM file.
+        InputError: if pydicom is missing, a folder does not exist, or none has a DICOM file.
     """
+    if importlib.util.find_spec("pydicom") is None:
+        raise InputError("reading DICOM needs pydicom, which is not installed; pip install 'droseg[dicom-seg]'.")
     failures: list[tuple[str, str]] = []
     files: list[Path] = []
     for folder in folders:
