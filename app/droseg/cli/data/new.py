@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
     print(group_table(datalist))
     print(_counts(datalist))
     print(f"Wrote {out} ({counts}).")
-    print(f"Next: {_next_command(datalist, out)}")
+    print(f"Next: {_next_command(datalist, out, [axis.name for axis in request.axes])}")
     return 0
 
 
@@ -226,13 +227,13 @@ def _counts(datalist: Datalist) -> str:
     return f"{text}, {several} of them with several scans." if several else f"{text}, one scan each."
 
 
-def _next_command(datalist: Datalist, out: Path) -> str:
+def _next_command(datalist: Datalist, out: Path, axes: Sequence[str]) -> str:
     """Return the command that a person most probably needs next."""
     section, cases = next(iter(datalist.sections.items()))
     if cases[0].label is None:
         return f"droseg predict {shlex.quote(str(out))} --section {section} --bundle BUNDLE --out DIR"
     if section != "training":
         return f"droseg data check {shlex.quote(str(out))}"
-    stratify = "".join(f" --stratify {shlex.quote(axis)}" for axis in datalist.axes[:2])
+    stratify = "".join(f" --stratify {shlex.quote(axis)}" for axis in axes[:2])
     fractions = "training=0.7,validation=0.1,testing=0.2"
     return f"droseg data split {shlex.quote(str(out))} --fractions {fractions}{stratify}"

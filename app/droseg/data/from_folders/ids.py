@@ -7,9 +7,13 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+_MONTH: Final = (
+    "(jan|feb|mar|mär|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez|janv|févr|mars|avr|juin|juil|août|sept|déc)"
+)
 _DATE: Final = re.compile(
-    r"\d{4}-\d{1,2}-\d{1,2}( .*)?|\d{1,2}[./-]\d{1,2}[./-](\d{2,4})?|\d{1,2}\.? ?-?[A-Za-zäéû]{3,4}\.?(-? ?\d{2,4})?"
-    r"|[A-Za-zäéû]{3}[- ]\d{2,4}"
+    rf"\d{{4}}-\d{{1,2}}-\d{{1,2}}( .*)?|\d{{1,2}}[./]\d{{1,2}}[./](\d{{2,4}})?|\d{{1,2}}[.-]? ?{_MONTH}\.?([- ]?\d{{2,4}})?"
+    rf"|{_MONTH}[- ]\d{{2,4}}",
+    re.IGNORECASE,
 )
 _POWER: Final = re.compile(r"\d([.,]\d+)?E[+-]?\d+", re.IGNORECASE)
 _SIMILAR: Final = 0.75

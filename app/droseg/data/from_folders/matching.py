@@ -56,8 +56,8 @@ class Leniency:
 
 def match_cases(
     channels: Sequence[Source], labels: Source | None, allow: Leniency, findings: Findings
-) -> list[FoundCase]:
-    """Return the cases of all channels, sorted; whatever does not fit together becomes a finding.
+) -> tuple[list[FoundCase], list[FoundCase]]:
+    """Return the cases of all channels, sorted, and those left out; whatever does not fit together becomes a finding.
 
     Args:
         channels: the files of each channel, in their order.
@@ -70,8 +70,8 @@ def match_cases(
     sessions = _sessions(channels)
     by_source = [_by_key(source, sessions, findings) for source in sources]
     keys = sorted({key for scans in by_source[: len(channels)] for key in scans})
-    cases = [_case(key, by_source[: len(channels)], by_source[-1] if labels else {}, findings) for key in keys]
-    cases = _without_excluded(cases, allow.exclude, findings)
+    found = [_case(key, by_source[: len(channels)], by_source[-1] if labels else {}, findings) for key in keys]
+    cases = _without_excluded(found, allow.exclude, findings)
     _find_repeated_ids(cases, findings)
     cases = _complete(cases, channels, by_source, labels is not None, allow, findings)
     if labels:
@@ -81,7 +81,7 @@ def match_cases(
                 f"{path}{_perhaps(key, keys)}" for key, path in zip(_keys_of(by_source[-1], left), left, strict=True)
             ]
             findings.warning(f"{counted(len(left), 'label')} without any image, left out:", names)
-    return cases
+    return cases, [case for case in found if case not in cases]
 
 
 def _keys_of(scans: Mapping[Key, Scan], paths: Sequence[Path]) -> list[Key]:
