@@ -11,8 +11,8 @@ _MONTH: Final = (
     "(jan|feb|mar|mär|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez|janv|févr|mars|avr|juin|juil|août|sept|déc)"
 )
 _DATE: Final = re.compile(
-    rf"\d{{4}}-\d{{1,2}}-\d{{1,2}}( .*)?|\d{{1,2}}[./]\d{{1,2}}[./](\d{{2,4}})?|\d{{1,2}}[.-]? ?{_MONTH}\.?([- ]?\d{{2,4}})?"
-    rf"|{_MONTH}[- ]\d{{2,4}}",
+    r"\d{4}-\d{1,2}-\d{1,2}( .*)?|\d{1,2}[./]\d{1,2}[./](\d{2,4})?"
+    rf"|\d{{1,2}}[.-]? ?{_MONTH}\.?([- ]?\d{{2,4}})?|{_MONTH}[- ]\d{{2,4}}",
     re.IGNORECASE,
 )
 _POWER: Final = re.compile(r"\d([.,]\d+)?E[+-]?\d+", re.IGNORECASE)
