@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,6 @@ def test_a_name_that_can_be_read_in_two_ways_is_said_with_a_way_out(root: Path) 
 def test_a_glob_that_matches_nothing_says_what_is_there(root: Path, glob: str, reason: str) -> None:
     pattern = Pattern(glob, root)
     assert pattern.scans(Tree())[0] == []
-    import re
 
     assert re.search(reason, pattern.why_nothing(Tree()))
 

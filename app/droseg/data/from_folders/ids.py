@@ -30,7 +30,7 @@ def loosely(name: str) -> str:
     """Return a name as it sounds: without case, zeros, punctuation, and with O and l as the digits 0 and 1."""
     squeezed = re.sub(r"[\W_]+", "", name.casefold())
     return without_zeros(
-        re.sub(r"(?<![a-z])[il](?=\d)|(?<=\d)[il](?![a-z])", "1", re.sub(r"o(?=\d)|(?<=\d)o", "0", squeezed))
+        re.sub(r"(?<![a-z])[il](?=\d)|(?<=\d)[il](?![a-z])", "1", re.sub(r"o(?=o*\d)|(?<=\d)o", "0", squeezed))
     )
 
 
