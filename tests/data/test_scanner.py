@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from droseg.data.datalist import Case
-from droseg.discovery.features import datalist_features, image_features
 from droseg.data.scanner import DICOM_TAGS, scanner_tags
+from droseg.discovery.features import datalist_features, image_features
 
 pydicom = pytest.importorskip("pydicom", reason="skipped: pydicom is not installed")
 

@@ -38,7 +38,7 @@ def keys(glob: str, root: Path) -> list[tuple[str, str]]:
 )
 def test_the_wildcards_of_a_shell_match_what_the_standard_library_matches(root: Path, glob: str) -> None:
     expected = {path for path in root.glob(glob) if path.is_file() and not any(p[0] == "." for p in path.parts[1:])}
-    head, star, tail = glob.rpartition("*")
+    head, _, tail = glob.rpartition("*")
     found = Pattern(f"{head}{{subject:.*?}}{tail}", root).scans(Tree())  # one * is named; it stays in a name
     assert {scan.path for scan in found[0]} | {Path(line.split(": {")[0]) for line in found[1]} == expected
 

@@ -55,7 +55,7 @@ def join_table(
         findings.warning(f"{text} spreadsheet changes; if these are the same, add --match-numbers:", items)
         rows_left = {key: same for key, same in rows_left.items() if key not in {row for row, _ in by_number}}
         cases_left = {c: key for c, key in cases_left.items() if key not in {case for _, case in by_number}}
-    if cases and table.rows and not matched:
+    if cases and table.rows and not matched and complete:
         text = f"{table.path}: no row fits any case; its subjects are {some((_text(key) for key in rows), 3)}, those of"
         text += f" the files {some((case.case_id for case in cases), 3)}. Correct the ids, or name another column by"
         findings.error(f"{text} --subject-column{' or --session-column' * table.by_session}.")
