@@ -91,6 +91,12 @@ def test_sessions_tell_the_rows_of_a_subject_apart(study):
     assert [entry["patient_id"] for entry in study.document["training"]] == ["sub-01", "sub-01", "sub-02"]
     assert "3 cases of 2 patients, 1 of them with several scans" in study.out
     assert "session column 'session_id'" in study.out
+    per_subject = study.table("subject,visit,sex", "01,2,f", "02,1,m", name="subjects.csv")
+    options = [*globs, "--table", per_subject, "--group-by", "sex", "--overwrite"]
+    assert study.new(*options, files=False) == 1
+    assert "or --session-column (or none)" in study.err
+    assert study.new(*options, "--session-column", "none", files=False) == 0
+    assert list(study.groups("sex").values()) == ["f", "f", "m"]
 
 
 def test_unmatched_rows_and_cases_are_listed_with_what_they_may_have_been(three):

@@ -91,7 +91,11 @@ def register(jobs: argparse._SubParsersAction) -> None:
         help="CSV or TSV with a row per patient, or per patient and session (repeatable)",
     )
     add("--subject-column", metavar="COLUMN", help="default: participant_id, subject, subject_id, patient_id ...")
-    add("--session-column", metavar="COLUMN", help="default: session_id, session, ses or visit, if cases have sessions")
+    add(
+        "--session-column",
+        metavar="COLUMN",
+        help="default: session_id, session, ses or visit, if cases have sessions; none: join by subject alone",
+    )
     add("--where", action="append", default=[], type=_pair, metavar="COLUMN=VALUE", help="only these rows (repeatable)")
     add("--match-numbers", action="store_true", help="1, 01, 001 and 1.0 are the same subject or session")
 
@@ -184,6 +188,8 @@ def _request(args: argparse.Namespace, out: Path) -> Request:
         raise InputError("--no-label is for --bids; without it, leave out --label.")
     if args.no_label and args.label:
         raise InputError("give --label or --no-label, not both.")
+    if args.bids and len(args.label) > 1 and not all("{" in label for label in args.label):
+        raise InputError("with --bids give one --label, or several globs with {subject}.")
     if args.section in _NO_SECTIONS:
         raise InputError(f"--section {args.section}: a datalist uses this word for something else.")
     channels = tuple(parse_channels(args.image, args.bids))

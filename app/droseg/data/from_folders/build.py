@@ -90,9 +90,8 @@ def build_datalist(request: Request, out: Path, findings: Findings, progress: bo
     """
     root = Path(os.path.abspath(request.root.expanduser()))
     if not root.is_dir():
-        raise DatalistError(
-            f"{root}: {'not a folder' if root.exists() else 'no such folder'}; give the one of the images."
-        )
+        found = "not a folder" if root.exists() else "no such folder"
+        raise DatalistError(f"{root}: {found}; give the one that holds the images.")
     sources, labels = _sources(request, root, findings)
     cases, left_out = match_cases(sources, labels, request.allow, findings)
     groups = _groups(request, root, cases, left_out, findings)
@@ -106,8 +105,7 @@ def build_datalist(request: Request, out: Path, findings: Findings, progress: bo
     )
     if labels is not None:
         datalist = _named_structures(request, datalist, root, findings, progress)
-    if request.volumes:
-        _check(datalist, findings, progress)
+    _check(datalist, findings, request.volumes, progress)
     if not cases:
         findings.error(f"{root}: no case.")
     return None if findings.count("error") else replace(datalist, structures=request.structures)
@@ -155,9 +153,7 @@ def _groups(
                 groups[key][axis.name] = group
     if of_first and len(request.channels) > 1:
         first, last = (request.channels[index].names[0] for index in (0, -1))
-        text = (
-            f"{'axis' if len(of_first) == 1 else 'axes'} {some(axis.name for axis in of_first)}: from the first channel"
-        )
+        text = f"axis {some(axis.name for axis in of_first)}: from the first channel"
         other = f"{of_first[0].name}={last}:{of_first[0].header}"
         findings.note(f"{text}, {first} (--group-by-header {other} takes it from {last}).")
     return groups
@@ -269,26 +265,23 @@ def _tell_other_values(request: Request, found: LabelValues, findings: Findings)
         findings.error(f"{text}; {ways}:", items)
 
 
-def _check(datalist: Datalist, findings: Findings, progress: bool) -> None:
+def _check(datalist: Datalist, findings: Findings, volumes: bool, progress: bool) -> None:
     """Report every problem of the volumes and groups, as `droseg data check` finds them."""
-    # A case is checked by the channels that it has; one file may hold all of them.
-    rows = [(section, case) for section, cases in datalist.sections.items() for case in cases]
+    ((section, cases),) = datalist.sections.items()
     problems: list[Problem] = []
-    present: dict[str, list[Case]] = {section: [] for section in datalist.sections}
-    for section, case in tqdm(rows, desc="reading images", unit="case", delay=2, disable=not progress):
-        images = tuple(image for image in case.images if image is not None)
-        names = datalist.channels if len(case.images) == 1 else datalist.channels[: len(images)]
-        present[section].append(replace(case, images=images))
+    present = [replace(case, images=tuple(image for image in case.images if image is not None)) for case in cases]
+    rows = list(zip(cases, present, strict=True)) if volumes else []
+    for case, checked in tqdm(rows, desc="reading images", unit="case", delay=2, disable=not progress):
+        # A case is checked by the channels that it has; one file may hold all of them.
+        names = datalist.channels if len(case.images) == 1 else datalist.channels[: len(checked.images)]
         # A case that lacks its label has been reported; a testing case needs none.
         place = section if case.label is not None else TESTING
-        only = replace(datalist, channels=names, sections={place: (present[section][-1],)})
+        only = replace(datalist, channels=names, sections={place: (checked,)})
         problems += [problem for problem in check_datalist(only) if problem.case_id]
-    whole = replace(datalist, sections={section: tuple(cases) for section, cases in present.items()})
-    problems += check_datalist(whole, sections=[])
+    problems += check_datalist(replace(datalist, sections={section: tuple(present)}), sections=[])
     for severity in ("error", "warning"):
         items = [": ".join(filter(None, (p.case_id, p.message))) for p in problems if p.severity == severity]
+        untold = any("resample it" in item and "regrid" not in item for item in items)
+        hint = "; `droseg data regrid` resamples to one grid" * untold
         if items:
-            hint = "; `droseg data regrid` resamples to one grid" * any(
-                "resample it" in i and "regrid" not in i for i in items
-            )
             findings.add(severity, f"{counted(len(items), 'problem')} of volumes and groups{hint}:", items)

@@ -58,7 +58,7 @@ def join_table(
     if cases and table.rows and not matched and complete:
         text = f"{table.path}: no row fits any case; its subjects are {some((_text(key) for key in rows), 3)}, those of"
         text += f" the files {some((case.case_id for case in cases), 3)}. Correct the ids, or name another column by"
-        findings.error(f"{text} --subject-column{' or --session-column' * table.by_session}.")
+        findings.error(f"{text} --subject-column{' or --session-column (or none)' * table.by_session}.")
     _find_unmatched(table, rows_left, cases_left, findings, complete)
     return matched
 
