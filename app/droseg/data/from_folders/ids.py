@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 _MONTH: Final = (
@@ -26,6 +27,7 @@ def without_zeros(name: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", name)
 
 
+@lru_cache(maxsize=10_000)  # each name is compared with all others
 def loosely(name: str) -> str:
     """Return a name as it sounds: without case, zeros, punctuation, and with O and l as the digits 0 and 1."""
     squeezed = re.sub(r"[\W_]+", "", name.casefold())
