@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,11 @@ def register(jobs: argparse._SubParsersAction) -> None:
         help="CSV or TSV with a row per patient, or per patient and session (repeatable)",
     )
     add("--subject-column", metavar="COLUMN", help="default: participant_id, subject, subject_id, patient_id ...")
-    add("--session-column", metavar="COLUMN", help="default: session_id, session, ses or visit, if cases have sessions")
+    add(
+        "--session-column",
+        metavar="COLUMN",
+        help="default: session_id, session, ses or visit, if cases have sessions; none: join by subject alone",
+    )
     add("--where", action="append", default=[], type=_pair, metavar="COLUMN=VALUE", help="only these rows (repeatable)")
     add("--match-numbers", action="store_true", help="1, 01, 001 and 1.0 are the same subject or session")
 
@@ -156,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
     print(group_table(datalist))
     print(_counts(datalist))
     print(f"Wrote {out} ({counts}).")
-    print(f"Next: {_next_command(datalist, out)}")
+    print(f"Next: {_next_command(datalist, out, [axis.name for axis in request.axes])}")
     return 0
 
 
@@ -183,6 +188,8 @@ def _request(args: argparse.Namespace, out: Path) -> Request:
         raise InputError("--no-label is for --bids; without it, leave out --label.")
     if args.no_label and args.label:
         raise InputError("give --label or --no-label, not both.")
+    if args.bids and len(args.label) > 1 and not all("{" in label for label in args.label):
+        raise InputError("with --bids give one --label, or several globs with {subject}.")
     if args.section in _NO_SECTIONS:
         raise InputError(f"--section {args.section}: a datalist uses this word for something else.")
     channels = tuple(parse_channels(args.image, args.bids))
@@ -226,13 +233,13 @@ def _counts(datalist: Datalist) -> str:
     return f"{text}, {several} of them with several scans." if several else f"{text}, one scan each."
 
 
-def _next_command(datalist: Datalist, out: Path) -> str:
+def _next_command(datalist: Datalist, out: Path, axes: Sequence[str]) -> str:
     """Return the command that a person most probably needs next."""
     section, cases = next(iter(datalist.sections.items()))
     if cases[0].label is None:
         return f"droseg predict {shlex.quote(str(out))} --section {section} --bundle BUNDLE --out DIR"
     if section != "training":
         return f"droseg data check {shlex.quote(str(out))}"
-    stratify = "".join(f" --stratify {shlex.quote(axis)}" for axis in datalist.axes[:2])
+    stratify = "".join(f" --stratify {shlex.quote(axis)}" for axis in axes[:2])
     fractions = "training=0.7,validation=0.1,testing=0.2"
     return f"droseg data split {shlex.quote(str(out))} --fractions {fractions}{stratify}"

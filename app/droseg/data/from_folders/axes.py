@@ -40,10 +40,15 @@ class Axis:
 
 @dataclass(frozen=True)
 class JoinedTable:
-    """A table, and the row of each case that has one."""
+    """A table, and the row of each case that has one.
+
+    Attributes:
+        complete: whether each case should have one; if so, those without have been reported.
+    """
 
     table: SubjectTable
     rows: Mapping[Key, Row]
+    complete: bool = True
 
 
 @dataclass
@@ -54,13 +59,13 @@ class Values:
         of_case: without the cases of which nobody knows the value.
         places: of each value: "participants.tsv, line 3", or the case.
         missing: the cases whose value is blank or n/a, with the place of that.
-        without_row: how many cases have no row at all.
+        without_row: the cases that have no row at all.
     """
 
     of_case: dict[Key, str] = field(default_factory=dict)
     places: dict[Key, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
-    without_row: int = 0
+    without_row: list[str] = field(default_factory=list)
     comma_is_decimal: bool = False
 
 
@@ -103,7 +108,10 @@ def column_values(
         elif found:
             values.missing.append(f"{case.case_id}: {found[-1][1]}")
         else:
-            values.without_row += 1
+            values.without_row.append(case.case_id)
+    if values.without_row and not any(joined.complete for joined in having):
+        text = f"axis {axis.name}: {counted(len(values.without_row), 'case')} without a row in {places[0]}, 'unknown':"
+        findings.warning(text, values.without_row)
     return values
 
 
@@ -139,6 +147,7 @@ def header_values(
     """
     values = Values()
     there: Counter[str] = Counter()
+    rounded: dict[str, None] = {}
     for case in cases:
         fields = fields_of(case, axis.channel)
         there.update(fields)
@@ -146,13 +155,18 @@ def header_values(
         if value is None or (isinstance(value, str) and value.strip().lower() in MISSING):
             values.missing.append(case.case_id)
             continue
-        exact = axis.bins is not None and not isinstance(value, str)
-        values.of_case[case.key] = f"{value:.9g}" if exact else as_group(axis.header, value)
-        values.places[case.key] = case.case_id
+        group = as_group(axis.header, value)
+        if not isinstance(value, str) and axis.bins is not None:
+            group = f"{value:.9g}"
+        elif not isinstance(value, str) and float(group) != value:
+            rounded[f"{value:g} to {group}"] = None
+        values.of_case[case.key], values.places[case.key] = group, case.case_id
     if cases and not values.of_case:
         text = f"axis {axis.name}: no image has '{axis.header}' in its header or sidecar"
         findings.error(f"{text}; fields that are there: {some(there, 30) or 'none'}.")
         return None
+    if rounded:
+        findings.note(f"axis {axis.name}: rounded {some(rounded)}; --bin {axis.name}=EDGES makes other groups.")
     return values
 
 
@@ -174,17 +188,18 @@ def groups_on(axis: Axis, cases: Sequence[FoundCase], values: Values, findings: 
 
 
 def _binned(axis: Axis, bins: Bins, values: Values, findings: Findings) -> dict[Key, str]:
-    groups, wrong = {}, []
+    groups, wrong, commas = {}, [], False
     for key, text in values.of_case.items():
         number = as_number(text, values.comma_is_decimal)
         if number is None:
             wrong.append(f"{values.places[key]}: '{text}'")
+            commas |= "," in text
         else:
             groups[key] = bins.name_of(number)
     if wrong:
         text = f"axis {axis.name}: {counted(len(wrong), 'value is no number', 'values are no numbers')}, so --bin"
         text += " cannot place them; correct them, or leave them blank"
-        text += "; decimal commas need a table separated by semicolons or tabs" * any("," in item for item in wrong)
+        text += "; a decimal comma is read only in a table separated by semicolons or tabs" * commas
         findings.error(f"{text}:", dict.fromkeys(wrong))
     empty = [name for name in bins.names if name not in groups.values()]
     if empty:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from droseg.data.csv_text import read_text
 from droseg.data.from_folders.findings import Findings, counted
 from droseg.data.from_folders.tables import Row, SubjectTable, read_table, unknown_column
 from droseg.errors import InputError
+
+BIDS_SESSIONS: Final = "sub-*_sessions.tsv"
+"""Stands for the name of all sessions tables together."""
 
 
 def bids_tables(root: Path, findings: Findings) -> list[SubjectTable]:
@@ -44,4 +48,4 @@ def _sessions(root: Path, findings: Findings) -> SubjectTable | None:
         return None
     findings.note(f"{root}/sub-*/sub-*_sessions.tsv: {counted(len(rows), 'row')}, joined by subject and session_id.")
     filled = [Row(r.path, r.line, r.subject, r.session, {**dict.fromkeys(columns, ""), **r.values}) for r in rows]
-    return SubjectTable(root / "sub-*_sessions.tsv", tuple(columns), tuple(filled), True, comma_is_decimal=True)
+    return SubjectTable(root / BIDS_SESSIONS, tuple(columns), tuple(filled), True, comma_is_decimal=True)

@@ -14,9 +14,9 @@ from droseg.data.check import Problem, check_datalist
 from droseg.data.datalist import Case, Datalist
 from droseg.data.from_folders import bids
 from droseg.data.from_folders.axes import Axis, JoinedTable, Values, column_values, groups_on, header_values
-from droseg.data.from_folders.bids_tables import bids_tables
+from droseg.data.from_folders.bids_tables import BIDS_SESSIONS, bids_tables
 from droseg.data.from_folders.channels import ChannelOption
-from droseg.data.from_folders.findings import Findings, counted
+from droseg.data.from_folders.findings import Findings, counted, some
 from droseg.data.from_folders.headers import header_fields
 from droseg.data.from_folders.join import join_table
 from droseg.data.from_folders.matching import FoundCase, Key, Leniency, match_cases
@@ -90,12 +90,11 @@ def build_datalist(request: Request, out: Path, findings: Findings, progress: bo
     """
     root = Path(os.path.abspath(request.root.expanduser()))
     if not root.is_dir():
-        raise DatalistError(
-            f"{root}: {'not a folder' if root.exists() else 'no such folder'}; give the one of the images."
-        )
+        found = "not a folder" if root.exists() else "no such folder"
+        raise DatalistError(f"{root}: {found}; give the one that holds the images.")
     sources, labels = _sources(request, root, findings)
-    cases = match_cases(sources, labels, request.allow, findings)
-    groups = _groups(request, root, cases, findings)
+    cases, left_out = match_cases(sources, labels, request.allow, findings)
+    groups = _groups(request, root, cases, left_out, findings)
     names = tuple(name for channel in request.channels for name in channel.names)
     section = request.section or ("testing" if labels is None else "training")
     datalist = Datalist(
@@ -106,8 +105,7 @@ def build_datalist(request: Request, out: Path, findings: Findings, progress: bo
     )
     if labels is not None:
         datalist = _named_structures(request, datalist, root, findings, progress)
-    if request.volumes:
-        _check(datalist, findings, progress)
+    _check(datalist, findings, request.volumes, progress)
     if not cases:
         findings.error(f"{root}: no case.")
     return None if findings.count("error") else replace(datalist, structures=request.structures)
@@ -134,30 +132,40 @@ def _sources(request: Request, root: Path, findings: Findings) -> tuple[list[Sou
     return sources, bids.label_source(next(iter(request.labels), None), root, tree, findings)
 
 
-def _groups(request: Request, root: Path, cases: Sequence[FoundCase], findings: Findings) -> dict[Key, dict[str, str]]:
+def _groups(
+    request: Request, root: Path, cases: Sequence[FoundCase], left_out: Sequence[FoundCase], findings: Findings
+) -> dict[Key, dict[str, str]]:
     """Return the groups of each case on all axes."""
     used = {axis.column for axis in request.axes if axis.column}
-    tables = _joined(request, root, cases, used, findings)
+    tables = _joined(request, root, cases, left_out, used, findings)
     headers = _Headers(request, root, findings)
     groups: dict[Key, dict[str, str]] = {case.key: {} for case in cases}
+    of_first: list[Axis] = []
     for axis in request.axes:
         values: Values | None
         if axis.header:
             values = header_values(axis, cases, headers.fields, findings)
-            if len(request.channels) > 1 and not axis.channel:
-                first = request.channels[0].names[0]
-                text = f"axis {axis.name}: {axis.header} of the first channel, {first}; that of another one is taken by"
-                findings.note(f"{text} --group-by-header {axis.name}={request.channels[-1].names[0]}:{axis.header}.")
+            of_first += [axis] * (not axis.channel)
         else:
             values = column_values(axis, cases, tables, findings)
         if values is not None:
             for key, group in groups_on(axis, cases, values, findings).items():
                 groups[key][axis.name] = group
+    if of_first and len(request.channels) > 1:
+        first, last = (request.channels[index].names[0] for index in (0, -1))
+        text = f"axis {some(axis.name for axis in of_first)}: from the first channel"
+        other = f"{of_first[0].name}={last}:{of_first[0].header}"
+        findings.note(f"{text}, {first} (--group-by-header {other} takes it from {last}).")
     return groups
 
 
 def _joined(
-    request: Request, root: Path, cases: Sequence[FoundCase], used: set[str], findings: Findings
+    request: Request,
+    root: Path,
+    cases: Sequence[FoundCase],
+    left_out: Sequence[FoundCase],
+    used: set[str],
+    findings: Findings,
 ) -> list[JoinedTable]:
     """Return the tables that were given, and those of a BIDS tree, joined to the cases."""
     asked = request.tables
@@ -176,20 +184,21 @@ def _joined(
     if request.bids:
         given = {os.path.realpath(path) for path in asked.paths}
         found += [table for table in bids_tables(root, findings) if os.path.realpath(table.path) not in given]
-    return [
-        JoinedTable(
+    joined = []
+    for table in found:
+        # Of a BIDS tree only the subjects that were scanned several times need a table of sessions.
+        complete = table.path.name != BIDS_SESSIONS
+        rows = join_table(
             table,
-            join_table(
-                table,
-                cases,
-                used,
-                findings,
-                match_numbers=asked.match_numbers,
-                complete=not table.name.startswith("sub-*"),
-            ),
+            cases,
+            used,
+            findings,
+            left_out=left_out,
+            match_numbers=asked.match_numbers,
+            complete=complete,
         )
-        for table in found
-    ]
+        joined.append(JoinedTable(table, rows, complete))
+    return joined
 
 
 class _Headers:
@@ -235,44 +244,44 @@ def _named_structures(request: Request, datalist: Datalist, root: Path, findings
         ask_for_structures(found, findings, sorted(root.glob("**/*dseg.tsv")) if request.bids else [])
         return replace(datalist, structures={"any": occurring or (1,)})
     check_occurrence(request.structures, found, findings)
-    if not request.other_values:
-        return datalist
-    _tell_other_values(request.structures, found, findings)
+    _tell_other_values(request, found, findings)
     return replace(datalist, structures={**request.structures, "others": occurring or (1,)})
 
 
-def _tell_other_values(structures: Structures, found: LabelValues, findings: Findings) -> None:
-    """Report the values that count as background."""
-    named = {value for values in structures.values() for value in values}
+def _tell_other_values(request: Request, found: LabelValues, findings: Findings) -> None:
+    """Report the values that no structure names, with their files and voxels."""
+    named = {value for values in request.structures.values() for value in values}
     items = []
     for path, values in found.items():
-        others = [f"{value} ({voxels} voxels)" for value, voxels in values.items() if value not in named]
+        others = [f"{value} ({counted(voxels, 'voxel')})" for value, voxels in values.items() if value not in named]
         items += [f"{path}: {', '.join(others)}"] if others else []
-    if items:
-        text = f"{counted(len(items), 'label')} with values that no structure names; they count as background:"
-        findings.warning(text, items)
+    if not items:
+        return
+    text = f"{counted(len(items), 'label')} with values that no structure names"
+    if request.other_values:
+        findings.warning(f"{text}; they count as background:", items)
+    else:
+        ways = "name them by --structure, correct the labels, or add --allow-other-values if they are background"
+        findings.error(f"{text}; {ways}:", items)
 
 
-def _check(datalist: Datalist, findings: Findings, progress: bool) -> None:
+def _check(datalist: Datalist, findings: Findings, volumes: bool, progress: bool) -> None:
     """Report every problem of the volumes and groups, as `droseg data check` finds them."""
-    # A case is checked by the channels that it has; one file may hold all of them.
-    rows = [(section, case) for section, cases in datalist.sections.items() for case in cases]
+    ((section, cases),) = datalist.sections.items()
     problems: list[Problem] = []
-    present: dict[str, list[Case]] = {section: [] for section in datalist.sections}
-    for section, case in tqdm(rows, desc="reading images", unit="case", delay=2, disable=not progress):
-        images = tuple(image for image in case.images if image is not None)
-        names = datalist.channels if len(case.images) == 1 else datalist.channels[: len(images)]
-        present[section].append(replace(case, images=images))
+    present = [replace(case, images=tuple(image for image in case.images if image is not None)) for case in cases]
+    rows = list(zip(cases, present, strict=True)) if volumes else []
+    for case, checked in tqdm(rows, desc="reading images", unit="case", delay=2, disable=not progress):
+        # A case is checked by the channels that it has; one file may hold all of them.
+        names = datalist.channels if len(case.images) == 1 else datalist.channels[: len(checked.images)]
         # A case that lacks its label has been reported; a testing case needs none.
         place = section if case.label is not None else TESTING
-        only = replace(datalist, channels=names, sections={place: (present[section][-1],)})
+        only = replace(datalist, channels=names, sections={place: (checked,)})
         problems += [problem for problem in check_datalist(only) if problem.case_id]
-    whole = replace(datalist, sections={section: tuple(cases) for section, cases in present.items()})
-    problems += check_datalist(whole, sections=[])
+    problems += check_datalist(replace(datalist, sections={section: tuple(present)}), sections=[])
     for severity in ("error", "warning"):
         items = [": ".join(filter(None, (p.case_id, p.message))) for p in problems if p.severity == severity]
+        untold = any("resample it" in item and "regrid" not in item for item in items)
+        hint = "; `droseg data regrid` resamples to one grid" * untold
         if items:
-            hint = "; `droseg data regrid` resamples to one grid" * any(
-                "resample it" in i and "regrid" not in i for i in items
-            )
             findings.add(severity, f"{counted(len(items), 'problem')} of volumes and groups{hint}:", items)

@@ -44,6 +44,8 @@ def parse_channels(options: Sequence[str], bids: bool = False) -> list[ChannelOp
         text = match[2] if match else option
         if not name:
             raise InputError(f"--image '{option}': what is this channel called? Write --image 'NAME={option}'.")
+        if name == "label":
+            raise InputError("--image label=...: a channel cannot be called 'label'; the labels are given by --label.")
         known = found.get(name)
         if known and (bids or known.derived or not match):
             raise InputError(f"--image: two channels are called '{name}'; give each a name: --image 'NAME={text}'.")

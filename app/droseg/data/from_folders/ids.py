@@ -5,11 +5,16 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
+_MONTH: Final = (
+    "(jan|feb|mar|mär|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez|janv|févr|mars|avr|juin|juil|août|sept|déc)"
+)
 _DATE: Final = re.compile(
-    r"\d{4}-\d{1,2}-\d{1,2}( .*)?|\d{1,2}[./-]\d{1,2}[./-](\d{2,4})?|\d{1,2}\.? ?-?[A-Za-zäéû]{3,4}\.?(-? ?\d{2,4})?"
-    r"|[A-Za-zäéû]{3}[- ]\d{2,4}"
+    r"\d{4}-\d{1,2}-\d{1,2}( .*)?|\d{1,2}[./]\d{1,2}[./](\d{2,4})?"
+    rf"|\d{{1,2}}[.-]? ?{_MONTH}\.?([- ]?\d{{2,4}})?|{_MONTH}[- ]\d{{2,4}}",
+    re.IGNORECASE,
 )
 _POWER: Final = re.compile(r"\d([.,]\d+)?E[+-]?\d+", re.IGNORECASE)
 _SIMILAR: Final = 0.75
@@ -22,11 +27,12 @@ def without_zeros(name: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", name)
 
 
+@lru_cache(maxsize=10_000)  # each name is compared with all others
 def loosely(name: str) -> str:
     """Return a name as it sounds: without case, zeros, punctuation, and with O and l as the digits 0 and 1."""
     squeezed = re.sub(r"[\W_]+", "", name.casefold())
     return without_zeros(
-        re.sub(r"(?<![a-z])[il](?=\d)|(?<=\d)[il](?![a-z])", "1", re.sub(r"o(?=\d)|(?<=\d)o", "0", squeezed))
+        re.sub(r"(?<![a-z])[il](?=\d)|(?<=\d)[il](?![a-z])", "1", re.sub(r"o(?=o*\d)|(?<=\d)o", "0", squeezed))
     )
 
 

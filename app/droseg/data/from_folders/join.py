@@ -18,6 +18,7 @@ def join_table(
     used: Collection[str],
     findings: Findings,
     *,
+    left_out: Sequence[FoundCase] = (),
     match_numbers: bool = False,
     complete: bool = True,
 ) -> dict[Key, Row]:
@@ -28,6 +29,7 @@ def join_table(
         cases: what they are joined to.
         used: the columns whose values are wanted; rows of one case may differ in others.
         findings: takes what does not fit.
+        left_out: cases that are not wanted; their rows are no news.
         match_numbers: "1", "01" and "001" are the same, and so is "1.0".
         complete: whether each case should have a row.
     """
@@ -43,20 +45,20 @@ def join_table(
     if match_numbers:
         _find_confused(table, cases, wanted, findings)
     matched = {key: rows[row_key][0] for key, row_key in wanted.items() if row_key in rows}
-    taken = {wanted[key] for key in matched}
+    taken = {wanted[key] for key in matched} | {as_joined(_row_key(case, table)) for case in left_out}
     rows_left = {key: same for key, same in rows.items() if key not in taken}
     cases_left = {case: wanted[case.key] for case in cases if case.key not in matched}
     by_number = {} if match_numbers else _by_number(cases_left, rows_left)
     if by_number:
-        items = [f"{same[0]}: {_text(key)} = {_text(wanted_key)}" for (key, wanted_key), same in by_number.items()]
+        items = [f"{same[0]}: {same[0].subject} = {_text(key)}" for (_, key), same in by_number.items()]
         text = f"{table.path}: {counted(len(items), 'row')} would fit but for leading zeros or a '.0', which a"
         findings.warning(f"{text} spreadsheet changes; if these are the same, add --match-numbers:", items)
         rows_left = {key: same for key, same in rows_left.items() if key not in {row for row, _ in by_number}}
         cases_left = {c: key for c, key in cases_left.items() if key not in {case for _, case in by_number}}
-    if cases and table.rows and not matched:
+    if cases and table.rows and not matched and complete:
         text = f"{table.path}: no row fits any case; its subjects are {some((_text(key) for key in rows), 3)}, those of"
         text += f" the files {some((case.case_id for case in cases), 3)}. Correct the ids, or name another column by"
-        findings.error(f"{text} --subject-column{' or --session-column' * table.by_session}.")
+        findings.error(f"{text} --subject-column{' or --session-column (or none)' * table.by_session}.")
     _find_unmatched(table, rows_left, cases_left, findings, complete)
     return matched
 
@@ -147,7 +149,7 @@ def _find_unmatched(
 ) -> None:
     """Report rows without files and cases without a row, each with what it may have been meant to be."""
     case_names = {_text(key): case.case_id for case, key in cases.items()}
-    row_names = {_text(key): same[0] for key, same in rows.items()}
+    row_names = {_text((same[0].subject, same[0].session * table.by_session)): same[0] for same in rows.values()}
     items = []
     for name, row in row_names.items():
         remark = spoiled_by_spreadsheet(name)

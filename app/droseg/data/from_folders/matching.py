@@ -56,8 +56,8 @@ class Leniency:
 
 def match_cases(
     channels: Sequence[Source], labels: Source | None, allow: Leniency, findings: Findings
-) -> list[FoundCase]:
-    """Return the cases of all channels, sorted; whatever does not fit together becomes a finding.
+) -> tuple[list[FoundCase], list[FoundCase]]:
+    """Return the cases of all channels, sorted, and those left out; whatever does not fit together becomes a finding.
 
     Args:
         channels: the files of each channel, in their order.
@@ -70,8 +70,8 @@ def match_cases(
     sessions = _sessions(channels)
     by_source = [_by_key(source, sessions, findings) for source in sources]
     keys = sorted({key for scans in by_source[: len(channels)] for key in scans})
-    cases = [_case(key, by_source[: len(channels)], by_source[-1] if labels else {}, findings) for key in keys]
-    cases = _without_excluded(cases, allow.exclude, findings)
+    found = [_case(key, by_source[: len(channels)], by_source[-1] if labels else {}, findings) for key in keys]
+    cases = _without_excluded(found, allow.exclude, findings)
     _find_repeated_ids(cases, findings)
     cases = _complete(cases, channels, by_source, labels is not None, allow, findings)
     if labels:
@@ -81,7 +81,7 @@ def match_cases(
                 f"{path}{_perhaps(key, keys)}" for key, path in zip(_keys_of(by_source[-1], left), left, strict=True)
             ]
             findings.warning(f"{counted(len(left), 'label')} without any image, left out:", names)
-    return cases
+    return cases, [case for case in found if case not in cases]
 
 
 def _keys_of(scans: Mapping[Key, Scan], paths: Sequence[Path]) -> list[Key]:
@@ -223,22 +223,22 @@ def _complete(
             lacking.setdefault(case.case_id, []).append(name + _perhaps(case.key, others))
     if not lacking:
         return list(cases)
-    whole = [case for case in cases if case.case_id not in lacking]
-    items = [f"{case_id}: no {', no '.join(names)}" for case_id, names in lacking.items()]
+    items = {case_id: f"{case_id}: no {', no '.join(names)}" for case_id, names in lacking.items()}
     if allow.skip_incomplete:
-        findings.warning(f"{counted(len(lacking), 'case')} without a label or with a missing channel, left out:", items)
-        return whole
-    of_channels = {case.case_id for case in cases if None in case.images}
+        text = f"{counted(len(items), 'case')} without a label or with a missing channel, left out:"
+        findings.warning(text, items.values())
+        return [case for case in cases if case.case_id not in lacking]
     unlabelled = {case.case_id for case in cases if needs_label and case.label is None}
+    of_channels = {case.case_id for case in cases if None in case.images}
     if of_channels and allow.missing_channels:
-        named = [item for item in items if item.split(":")[0] in of_channels]
-        findings.warning(f"{counted(len(of_channels), 'case')} with a missing channel, written as null:", named)
+        text = f"{counted(len(of_channels), 'case')} with a missing channel, written as null:"
+        findings.warning(text, [item for case_id, item in items.items() if case_id in of_channels])
         of_channels = set()
-    items = [item for item in items if item.split(":")[0] in of_channels | unlabelled]
-    if items:
+    refused = [item for case_id, item in items.items() if case_id in of_channels | unlabelled]
+    if refused:
         ways = "--exclude CASE or --skip-incomplete leaves them out"
         ways += "; --allow-missing-channels keeps those that lack a channel" * bool(of_channels and len(channels) > 1)
-        findings.error(f"{counted(len(items), 'case')} without a label or with a missing channel ({ways}):", items)
+        findings.error(f"{counted(len(refused), 'case')} without a label or with a missing channel ({ways}):", refused)
     return list(cases)
 
 

@@ -65,18 +65,26 @@ def read_structures(path: Path) -> Structures:
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     matches = [_ITK_SNAP.fullmatch(line) for line in lines]
     if lines and all(matches):
-        return _checked({match[2]: [int(match[1])] for match in matches if match}, str(path))
+        return _checked(_by_name((match[2], int(match[1])) for match in matches if match), str(path))
     table = read_text(path, rows_are="one row per structure")
     for column in ("index", "name"):
         table.need(column, "A dseg.tsv has index and name; JSON and ITK-SNAP's label files are read, too.")
-    named: dict[str, list[int]] = {}
+    pairs = []
     for line, (index, name) in zip(table.fields.index, table.fields[["index", "name"]].to_numpy(), strict=True):
         if not re.fullmatch(r"\d+", index) or not name:
             raise DatalistError(
                 f"{path}, line {line}: index '{index}' and name '{name}'; a number and a name are needed."
             )
-        named.setdefault(name, []).append(int(index))
-    return _checked(named, str(path))
+        pairs.append((name, int(index)))
+    return _checked(_by_name(pairs), str(path))
+
+
+def _by_name(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    """Return name -> values: one that is there several times is a structure of several values."""
+    found: dict[str, list[int]] = {}
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return found
 
 
 def _checked(named: Mapping[str, list[int]], source: str) -> Structures:

@@ -14,6 +14,8 @@ from droseg.errors import InputError
 
 SUBJECT_COLUMNS: Final = ("participant_id", "subject", "subject_id", "patient_id", "patient", "sub")
 SESSION_COLUMNS: Final = ("session_id", "session", "ses", "visit")
+NO_COLUMN: Final = "none"
+"""Given as the session column: rows are about subjects, though a column is called as if they were not."""
 MISSING: Final = frozenset({"", "n/a", "na", "nan", "null", "#n/a", "#nv", "<na>"})
 """What stands for no value, in lower case: BIDS, R, pandas and Excel (also the German one)."""
 
@@ -74,7 +76,7 @@ def read_table(
         path: of the file.
         findings: takes what is wrong, and how the table was read.
         subject_column: default: the one of `SUBJECT_COLUMNS` that is there.
-        session_column: default: the one of `SESSION_COLUMNS` that is there, if any.
+        session_column: default: the one of `SESSION_COLUMNS` that is there, if any; "none": do not look for one.
         where: only rows with this (column, value); several values of one column: any of them.
         use_sessions: whether the cases have sessions; if not, a session column is looked for only if it is named.
     """
@@ -85,7 +87,9 @@ def read_table(
         return None
     subject = _column(text, subject_column, SUBJECT_COLUMNS, "--subject-column", findings, needed=True)
     session: str | None = None
-    if session_column or use_sessions:
+    if session_column == NO_COLUMN and NO_COLUMN not in text.header:
+        session_column = None
+    elif session_column or use_sessions:
         session = _column(text, session_column, SESSION_COLUMNS, "--session-column", findings, needed=False)
     if subject is None or (session_column and session is None):
         return None
