@@ -17,7 +17,7 @@ _WITHOUT_T1W_EVERY: Final = 7
 SCANNERS: Final[dict[Protocol, dict[str, Any]]] = {
     "isotropic": {
         "site": "site_a",
-        "Manufacturer": "Alpha Invented Imaging",
+        "Manufacturer": "Alpha Imaging",
         "ManufacturersModelName": "Cube 3",
         "MagneticFieldStrength": 3.0,
         "EchoTime": {"T2w": 0.120, "T1w": 0.0025},  # s, as BIDS has it; DICOM has ms
@@ -25,14 +25,14 @@ SCANNERS: Final[dict[Protocol, dict[str, Any]]] = {
     },
     "thick_slice": {
         "site": "site_b",
-        "Manufacturer": "Beta Invented Scanners",
+        "Manufacturer": "Beta Scanners",
         "ManufacturersModelName": "Slab 15",
         "MagneticFieldStrength": 1.5,
         "EchoTime": {"T2w": 0.095, "T1w": 0.012},
         "RepetitionTime": {"T2w": 4.6, "T1w": 0.55},
     },
 }
-"""What the sidecars and DICOM tags of a protocol say; no such companies exist."""
+"""What the sidecars and DICOM tags of a protocol say; invented, and no word of them is one of a patient's name."""
 
 
 @dataclass(frozen=True)
