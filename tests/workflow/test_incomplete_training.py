@@ -115,6 +115,7 @@ def test_a_training_with_incomplete_cases_and_dropout_goes_from_start_to_scores(
     table = pd.read_csv(scores / "case_metrics.csv")
     assert set(table["case_id"]) == {"te_0", "te_1", "te_2"}
 
+    from monai.bundle import ConfigParser
     from monai.bundle import run as monai_run
 
     configs = [str(run / "configs" / name) for name in ("inference.yaml", "evaluate.yaml")]
@@ -123,6 +124,11 @@ def test_a_training_with_incomplete_cases_and_dropout_goes_from_start_to_scores(
         "evaluating", config_file=configs, bundle_root=str(run), datalist=str(incomplete), output_dir=str(by_config)
     )
     pd.testing.assert_frame_equal(pd.read_csv(by_config / "case_metrics.csv"), table, rtol=1e-6)
+
+    parser = ConfigParser()
+    parser.read_config([*configs, str(run / "configs" / "multi_gpu_evaluate.yaml")])
+    parser["datalist"] = str(incomplete)
+    assert [item["image"].count(None) for item in parser.get_parsed_content("dataset#data")] == [1, 1, 0]
 
     pictures = ["--datalist", str(incomplete), "--pred", str(scores / "predictions"), "--group-by", "anatomy"]
     assert main(["report", str(scores / "case_metrics.csv"), *pictures, "--out", str(tmp_path / "report")]) == 0
