@@ -91,8 +91,10 @@ def train_text(plan: Plan, template: Template, name: str) -> str:
     text.change(
         "validate", lambda b: set_leaf(b, ("validate", "inferer", "inferer", "sw_batch_size"), '"@sw_batch_size"')
     )
-    for key in ("train", "validate"):
-        text.change(key, _with_cache_rate)
+    for key, name in (("train", "volumes"), ("validate", "dataset")):
+        if template.train_config[key].get(name, {}).get("_target_") == "CacheDataset":
+            path = key, name, "cache_rate"
+            text.change(key, lambda block, path=path: set_leaf(block, path, '"@cache_rate"'))  # type: ignore[misc]
     return str(text)
 
 
@@ -163,14 +165,3 @@ def _affine(item: str, plan: Plan) -> str:
         elif line:
             item = item.rstrip("\n") + f"\n{line}"
     return item
-
-
-def _with_cache_rate(block: str) -> str:
-    """Return a section with the planned share of volumes in memory in each CacheDataset."""
-    block = re.sub(r"^ +cache_rate:.*\n", "", block, flags=re.MULTILINE)
-    return re.sub(
-        r"^( +)_target_: CacheDataset\n",
-        lambda found: f'{found[0]}{found[1]}cache_rate: "@cache_rate"\n',
-        block,
-        flags=re.MULTILINE,
-    )
