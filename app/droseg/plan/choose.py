@@ -13,6 +13,7 @@ from droseg.data import Datalist
 from droseg.inference.memory import GIB
 from droseg.plan.budget import Budget
 from droseg.plan.fingerprint import Fingerprint
+from droseg.plan.channels import missing_channel_choices
 from droseg.plan.memory import CONTEXT_BYTES, StepMemory
 from droseg.plan.patch import Fit, fit_patch
 from droseg.plan.sampling import augmentation_choices
@@ -111,6 +112,7 @@ def make_plan(
     fit = fit_patch(
         spacing, median.tolist(), len(fingerprint.cases), float(boxes.prod(axis=1).sum()), budget.memory, step
     )
+    missing = [Choice(*row) for row in missing_channel_choices(datalist, template)]
     box_share = float(np.median(fingerprint.per_case("box").prod(axis=1) / fingerprint.per_case("shape").prod(axis=1)))
     masked = box_share < MASKED_BOX
     choices = [
@@ -119,6 +121,7 @@ def make_plan(
         Choice("spacing_mm", list(spacing), spacing_reason, "inference"),
         Choice("roi_size", list(fit.patch), _patch_reason(fit, median, budget), "inference"),
         *_window_choices(fit, shapes),
+        *missing,
         Choice("mirror_axes", *mirror_axes(list(structures)), "inference"),
         Choice("keep_largest", [], "not planned: no structure loses its smaller pieces", "inference"),
         Choice("network_def", network_config(fit.topology, like), _network_reason(fit, spacing), "inference"),
@@ -130,9 +133,14 @@ def make_plan(
         ),
         *(
             Choice(key, value, reason, "train")
-            for key, value, reason in augmentation_choices(fingerprint, fit, np.median(shapes, axis=0))
+            for key, value, reason in augmentation_choices(
+                fingerprint, fit, np.median(boxes if template.crops_foreground else shapes, axis=0), template.regions
+            )
         ),
     ]
+    if template.regions and max(np.median(boxes, axis=0) / np.array(fit.patch)) > 2:
+        small = "patches are small and cut anywhere, since a case may lack every region; many will hold none."
+        warnings = (*warnings, small)
     notes = (*warnings, *_notes(fingerprint, fit, budget, shapes, len(structures)))
     return Plan(tuple(choices), fit, fingerprint, budget, datalist, masked, notes)
 
