@@ -40,7 +40,7 @@ def missing_channel_choices(
         (
             "missing_channels",
             "zero",
-            f"filled with zeros, the mean after normalization; missing: {counts} cases",
+            f"filled with zeros, the mean after normalization; missing: {counts} of {len(cases)} cases",
             "inference",
         ),
         (

@@ -26,6 +26,8 @@ from droseg.plan.topology import Topology, network_config
 MASKED_BOX = 0.75
 """Below this share of the image, what is not 0 counts as cut out by a mask (nnU-Net 2.8.1)."""
 MANY_WINDOWS = 64
+LOW_RESOLUTION = 0.25
+"""Share of the median image below which nnU-Net 2.8.1 adds a network at low resolution."""
 Place = Literal["inference", "train"]
 
 
@@ -250,6 +252,12 @@ def _notes(fingerprint: Fingerprint, fit: Fit, budget: Budget, shapes: Any, num_
     for name in fingerprint.structures:
         if fingerprint.absent(name) > len(fingerprint.cases) / 2:
             notes.append(f"{name} is in {len(fingerprint.cases) - fingerprint.absent(name)} training cases only.")
+    share = float(np.prod(fit.patch) / np.median(shapes, axis=0).prod())
+    if fit.shrunk and share < LOW_RESOLUTION:
+        notes.append(
+            f"a patch holds {100 * share:.0f} % of the median image: nnU-Net would also train a network at low resolution "
+            "(from below 25 %), which is not planned here. More memory or a coarser spacing_mm gives more context."
+        )
     largest = float(shapes.prod(axis=1).max())
     scores = largest * 4 * (len(fingerprint.channels) + 2 * (num_structures + 1) + 1)
     if budget.gpu and scores > budget.memory:
