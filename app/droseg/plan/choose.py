@@ -12,8 +12,8 @@ from torch import nn
 from droseg.data import Datalist
 from droseg.inference.memory import GIB
 from droseg.plan.budget import Budget
-from droseg.plan.fingerprint import Fingerprint
 from droseg.plan.channels import missing_channel_choices
+from droseg.plan.fingerprint import Fingerprint
 from droseg.plan.memory import CONTEXT_BYTES, StepMemory
 from droseg.plan.patch import Fit, fit_patch
 from droseg.plan.sampling import augmentation_choices
@@ -255,8 +255,8 @@ def _notes(fingerprint: Fingerprint, fit: Fit, budget: Budget, shapes: Any, num_
     share = float(np.prod(fit.patch) / np.median(shapes, axis=0).prod())
     if fit.shrunk and share < LOW_RESOLUTION:
         notes.append(
-            f"a patch holds {100 * share:.0f} % of the median image: nnU-Net would also train a network at low resolution "
-            "(from below 25 %), which is not planned here. More memory or a coarser spacing_mm gives more context."
+            f"a patch holds {100 * share:.0f} % of the median image: below 25 %, nnU-Net would also train a network at "
+            "low resolution, which is not planned here. More memory or a coarser spacing_mm gives more context."
         )
     largest = float(shapes.prod(axis=1).max())
     scores = largest * 4 * (len(fingerprint.channels) + 2 * (num_structures + 1) + 1)
