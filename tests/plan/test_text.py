@@ -74,8 +74,16 @@ def test_a_list_in_the_form_of_a_dump_is_read_too() -> None:
 def test_a_leaf_is_set_by_its_path() -> None:
     block = "a:\n  b:\n    x: 1\n  c:\n    x: 2 # two\n"
     assert set_leaf(block, ("a", "c", "x"), "3 # three") == "a:\n  b:\n    x: 1\n  c:\n    x: 3 # three\n"
-    with pytest.raises(BundleError, match="no a#d#x"):
+    with pytest.raises(BundleError, match="no a#d in its config"):
         set_leaf(block, ("a", "d", "x"), "3")
+
+
+def test_a_leaf_that_is_not_there_is_put_into_its_mapping_and_no_other() -> None:
+    block = "a:\n  b: # of b\n    y: 1\n  c:\n    x: 2\n"
+    assert set_leaf(block, ("a", "b", "x"), "3") == "a:\n  b: # of b\n    y: 1\n    x: 3\n  c:\n    x: 2\n"
+    dumped = "a:\n  b: {y: 1}\n  c: {x: 2}\n"
+    assert yaml.safe_load(set_leaf(dumped, ("a", "b", "x"), "'@z'")) == {"a": {"b": {"y": 1, "x": "@z"}, "c": {"x": 2}}}
+    assert yaml.safe_load(set_leaf("b: {y: 1}\n", ("b", "y"), "5")) == {"b": {"y": 5}}
 
 
 @pytest.mark.parametrize(

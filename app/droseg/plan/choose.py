@@ -12,6 +12,7 @@ from torch import nn
 from droseg.data import Datalist
 from droseg.inference.memory import GIB
 from droseg.plan.budget import Budget
+from droseg.plan.channels import missing_channel_choices
 from droseg.plan.fingerprint import Fingerprint
 from droseg.plan.memory import CONTEXT_BYTES, StepMemory
 from droseg.plan.patch import Fit, fit_patch
@@ -25,6 +26,8 @@ from droseg.plan.topology import Topology, network_config
 MASKED_BOX = 0.75
 """Below this share of the image, what is not 0 counts as cut out by a mask (nnU-Net 2.8.1)."""
 MANY_WINDOWS = 64
+LOW_RESOLUTION = 0.25
+"""Share of the median image below which nnU-Net 2.8.1 adds a network at low resolution."""
 Place = Literal["inference", "train"]
 
 
@@ -111,6 +114,7 @@ def make_plan(
     fit = fit_patch(
         spacing, median.tolist(), len(fingerprint.cases), float(boxes.prod(axis=1).sum()), budget.memory, step
     )
+    missing = [Choice(*row) for row in missing_channel_choices(datalist, template)]
     box_share = float(np.median(fingerprint.per_case("box").prod(axis=1) / fingerprint.per_case("shape").prod(axis=1)))
     masked = box_share < MASKED_BOX
     choices = [
@@ -119,6 +123,7 @@ def make_plan(
         Choice("spacing_mm", list(spacing), spacing_reason, "inference"),
         Choice("roi_size", list(fit.patch), _patch_reason(fit, median, budget), "inference"),
         *_window_choices(fit, shapes),
+        *missing,
         Choice("mirror_axes", *mirror_axes(list(structures)), "inference"),
         Choice("keep_largest", [], "not planned: no structure loses its smaller pieces", "inference"),
         Choice("network_def", network_config(fit.topology, like), _network_reason(fit, spacing), "inference"),
@@ -130,9 +135,14 @@ def make_plan(
         ),
         *(
             Choice(key, value, reason, "train")
-            for key, value, reason in augmentation_choices(fingerprint, fit, np.median(shapes, axis=0))
+            for key, value, reason in augmentation_choices(
+                fingerprint, fit, np.median(boxes if template.crops_foreground else shapes, axis=0), template.regions
+            )
         ),
     ]
+    if template.regions and max(np.median(boxes, axis=0) / np.array(fit.patch)) > 2:
+        small = "patches are small and cut anywhere, since a case may lack every region; many will hold none."
+        warnings = (*warnings, small)
     notes = (*warnings, *_notes(fingerprint, fit, budget, shapes, len(structures)))
     return Plan(tuple(choices), fit, fingerprint, budget, datalist, masked, notes)
 
@@ -242,6 +252,12 @@ def _notes(fingerprint: Fingerprint, fit: Fit, budget: Budget, shapes: Any, num_
     for name in fingerprint.structures:
         if fingerprint.absent(name) > len(fingerprint.cases) / 2:
             notes.append(f"{name} is in {len(fingerprint.cases) - fingerprint.absent(name)} training cases only.")
+    share = float(np.prod(fit.patch) / np.median(shapes, axis=0).prod())
+    if fit.shrunk and share < LOW_RESOLUTION:
+        notes.append(
+            f"a patch holds {100 * share:.0f} % of the median image: below 25 %, nnU-Net would also train a network at "
+            "low resolution, which is not planned here. More memory or a coarser spacing_mm gives more context."
+        )
     largest = float(shapes.prod(axis=1).max())
     scores = largest * 4 * (len(fingerprint.channels) + 2 * (num_structures + 1) + 1)
     if budget.gpu and scores > budget.memory:

@@ -21,6 +21,29 @@ FEW_STRUCTURES = 3
 """More have a line each."""
 _NOT_LINES = ("normalization", "crop", "rotate_range", "scale_range", "translate_range", "first_epochs")
 
+FLIP = """\
+  - _target_: RandFlipd
+    keys: [image, label]
+    spatial_axis: "@mirror_axes"
+    prob: 0.5
+    _disabled_: $not @mirror_axes
+"""
+UNIFORM_CROP = """\
+  - _target_: RandSpatialCropd
+    keys: [image, label]
+    roi_size: "@roi_size"
+    random_size: false
+"""
+CLASS_CROP = """\
+  - _target_: RandCropByLabelClassesd
+    keys: [image, label]
+    label_key: label
+    spatial_size: "@roi_size"
+    num_classes: $len(@structures) + 1
+    num_samples: 1
+    warn: false
+"""
+
 INFERENCE_HEAD = """\
 # Planned by `droseg bundle new`; the comments say why. What training, evaluation and inference share stands here and
 # only here: train.yaml takes it by `from_inference`, evaluate.yaml is an overlay on this file.
@@ -87,12 +110,14 @@ def train_text(plan: Plan, template: Template, name: str) -> str:
         previous = choice.key
     first = f"{plan['first_epochs']} # {plan.reason('first_epochs')}"
     text.change("rivals", lambda block: set_leaf(block, ("rivals", "jtt", "first_epochs"), first))
-    text.change("augmentation", lambda block: change_items(block, lambda kind, item: _augmented(kind, item, plan)))
+    text.change("augmentation", lambda block: _augmentation(block, plan))
     text.change(
         "validate", lambda b: set_leaf(b, ("validate", "inferer", "inferer", "sw_batch_size"), '"@sw_batch_size"')
     )
-    for key in ("train", "validate"):
-        text.change(key, _with_cache_rate)
+    for key, name in (("train", "volumes"), ("validate", "dataset")):
+        if template.train_config[key].get(name, {}).get("_target_") == "CacheDataset":
+            path = key, name, "cache_rate"
+            text.change(key, lambda block, path=path: set_leaf(block, path, '"@cache_rate"'))  # type: ignore[misc]
     return str(text)
 
 
@@ -123,33 +148,24 @@ def _normalized(block: str, plan: Plan) -> str:
     return change_items(block, change)
 
 
-def _augmented(kind: str, item: str, plan: Plan) -> str:
-    """Return one item of `augmentation` with the plan in it."""
-    if kind in _CROPS:
-        return _crop(item, plan)
-    if kind == "RandFlipd":
-        return (
-            '  - _target_: RandFlipd\n    keys: [image, label]\n    spatial_axis: "@mirror_axes"\n    prob: 0.5\n'
-            "    _disabled_: $not @mirror_axes\n"
-        )
-    if kind == "RandAffined":
-        return _affine(item, plan)
-    return item
+def _augmentation(block: str, plan: Plan) -> str:
+    """Return `augmentation` with the crop, the turns and the flip of the plan; one flip, where there may be several."""
+    flips = []
+
+    def change(kind: str, item: str) -> str:
+        if kind == "RandFlipd":
+            flips.append(item)
+            return FLIP if len(flips) == 1 else ""
+        if kind in _CROPS:
+            return _crop(plan)
+        return _affine(item, plan) if kind == "RandAffined" else item
+
+    return change_items(block, change)
 
 
-def _crop(item: str, plan: Plan) -> str:
+def _crop(plan: Plan) -> str:
     comment = wrapped(plan.reason("crop"), 2)
-    if plan["crop"] == "uniform":
-        return (
-            f'{comment}  - _target_: RandSpatialCropd\n    keys: [image, label]\n    roi_size: "@roi_size"\n'
-            "    random_size: false\n"
-        )
-    if "RandCropByLabelClassesd" in item:  # of regions, for example, which have no background class
-        return comment + re.sub(r"\s+#.*$", "", item[item.index("  - ") :], flags=re.MULTILINE)
-    return (
-        f"{comment}  - _target_: RandCropByLabelClassesd\n    keys: [image, label]\n    label_key: label\n"
-        '    spatial_size: "@roi_size"\n    num_classes: $len(@structures) + 1\n    num_samples: 1\n    warn: false\n'
-    )
+    return comment + (UNIFORM_CROP if plan["crop"] == "uniform" else CLASS_CROP)
 
 
 def _affine(item: str, plan: Plan) -> str:
@@ -163,14 +179,3 @@ def _affine(item: str, plan: Plan) -> str:
         elif line:
             item = item.rstrip("\n") + f"\n{line}"
     return item
-
-
-def _with_cache_rate(block: str) -> str:
-    """Return a section with the planned share of volumes in memory in each CacheDataset."""
-    block = re.sub(r"^ +cache_rate:.*\n", "", block, flags=re.MULTILINE)
-    return re.sub(
-        r"^( +)_target_: CacheDataset\n",
-        lambda found: f'{found[0]}{found[1]}cache_rate: "@cache_rate"\n',
-        block,
-        flags=re.MULTILINE,
-    )

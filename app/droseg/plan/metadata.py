@@ -27,10 +27,13 @@ def planned_metadata(plan: Plan, template: Template, name: str) -> dict[str, Any
     channels, structures = plan["channels"], plan["structures"]
     sizes = [f"{edge}*n" for edge in plan.fit.topology.divisor]
     over = "the voxels that are not 0" if plan.masked else "the volume"
-    regions = template.loss().sigmoid
+    regions = template.regions
     outputs = [*structures] if regions else ["background", *structures]
-    values = "; ".join(f"{value} {structure}" for structure, value in structures.items())
-    label = f"label map: 0 background, {values.replace('; ', ', ')}"
+    numbers = {name: ", ".join(map(str, v if isinstance(v, list) else [v])) for name, v in structures.items()}
+    if regions:
+        label = f"label map of overlapping regions: {', '.join(f'{name} ({v})' for name, v in numbers.items())}"
+    else:
+        label = f"label map: 0 background, {', '.join(f'{v} {name}' for name, v in numbers.items())}"
     tensor = {"type": "image", "spatial_shape": sizes, "dtype": "float32", "value_range": [], "is_patch_data": True}
     image = {
         **tensor,

@@ -17,20 +17,30 @@ ROTATION, SCALING = 0.3, 0.2
 SHIFT = 4
 
 
-def augmentation_choices(fingerprint: Fingerprint, fit: Fit, median: NDArray[np.float64]) -> list[tuple[str, Any, str]]:
+def augmentation_choices(
+    fingerprint: Fingerprint, fit: Fit, median: NDArray[np.float64], regions: bool = False
+) -> list[tuple[str, Any, str]]:
     """Return (key, value, reason): `crop`, `rotate_range`, `scale_range`, `translate_range`.
 
     Args:
         fingerprint: of the training cases.
         fit: the patch.
-        median: shape of the median image on the target grid, (3,).
+        median: shape of the median image on the target grid, (3,); of the box around what is not 0 if the training cuts
+            patches from that.
+        regions: whether structures may overlap; a case without any has no center for a patch.
     """
     patch = np.array(fit.patch, dtype=float)
     covered = np.minimum(patch / median, 1.0)
     share = float(covered.prod())
     smallest = min(fingerprint.structures, key=lambda name: np.nan_to_num(fingerprint.median_ml(name), nan=np.inf))
     rare = f"the smallest, {smallest}, has {fingerprint.median_ml(smallest):.3g} ml"
-    if share >= COVERING:
+    if regions:
+        crop = (
+            "uniform",
+            f"anywhere, for a case may lack every region; a patch holds {100 * share:.0f} % of the image",
+        )
+        shift = [0, 0, 0]
+    elif share >= COVERING:
         crop = (
             "uniform",
             f"anywhere: a patch holds {100 * share:.0f} % of the median image, and so nearly every structure",

@@ -51,6 +51,16 @@ class Template:
             raise BundleError(f"{self.folder}: train#loss is a {type(loss).__name__}; a loss per case is needed.")
         return loss
 
+    @property
+    def regions(self) -> bool:
+        """Whether it trains regions that may overlap."""
+        return self.loss().sigmoid
+
+    @property
+    def crops_foreground(self) -> bool:
+        """Whether a training patch is cut from the box around what is not 0."""
+        return any(item.get("_target_") == "CropForegroundd" for item in self.train_config["augmentation"])
+
     def network(self, network_def: dict[str, Any], channels: list[str], structures: dict[str, Any]) -> nn.Module:
         """Return a network on the meta device, which needs no memory."""
         config = {"network_def": network_def, "channels": channels, "structures": structures}
@@ -99,7 +109,7 @@ def read_template(like: str | None, structures: dict[str, tuple[int, ...]]) -> T
     train, inference = (ConfigParser.load_config_file(str(configs / f)) for f in ("train.yaml", "inference.yaml"))
     metadata = json.loads((configs / "metadata.json").read_text(encoding="utf-8"))
     template = Template(folder, texts[0], texts[1], with_shared(train, configs), inference, metadata)
-    sigmoid = template.loss().sigmoid
+    sigmoid = template.regions
     if bool(regions) != sigmoid:
         found = f"{', '.join(regions)} overlap" if regions else "exclude each other"
         trains = "regions that may overlap" if sigmoid else "structures that exclude each other"

@@ -137,7 +137,7 @@ def change_items(text: str, change: Callable[[str, str], str]) -> str:
 
     Args:
         text: `key:` and the items, each from its dash on with the comments above it.
-        change: (`_target_`, text of the item) -> new text; "" takes it out.
+        change: (`_target_`, text of the item with its dash indented by 2) -> new text of that form; "" takes it out.
     """
     lines = text.splitlines(keepends=True)
     dash = next((re.match(r"( *)- ", line) for line in lines if re.match(r" *- ", line)), None)
@@ -154,8 +154,12 @@ def change_items(text: str, change: Callable[[str, str], str]) -> str:
         else:
             parts[-1] += comments + line
             comments = ""
-    items = [change(_target(part), part) for part in parts[1:]]
-    return parts[0] + "".join(items) + comments
+    items = [change(_target(part), _indented(part, "  ")) for part in parts[1:]]
+    return parts[0] + "".join(_indented(item, dash[1]) for item in items) + comments
+
+
+def _indented(item: str, by: str) -> str:
+    return textwrap.indent(textwrap.dedent(item), by)
 
 
 def _target(item: str) -> str:
@@ -166,21 +170,56 @@ def _target(item: str) -> str:
 
 
 def set_leaf(text: str, path: tuple[str, ...], value: str) -> str:
-    """Return a block of nested mappings in block style with one leaf's value, and the comment behind it, replaced.
+    """Return a block of nested mappings with one leaf, and the comment behind it, replaced or inserted.
 
+    Args:
+        text: `key:` and what belongs to it.
+        path: keys down to the leaf, the block's own first.
+        value: YAML, with a comment if there is something to say.
     Raises:
-        BundleError: if there is no such leaf on a line of its own.
+        BundleError: if there is no such mapping to put it into.
     """
-    lines, start, depth = text.splitlines(keepends=True), 0, -1
-    for name in path:
+    content = yaml.safe_load(text)
+    holder = content
+    for name in path[:-1]:
+        holder = holder.get(name) if isinstance(holder, dict) else None
+    if not isinstance(holder, dict):
+        raise BundleError(
+            f"the bundle that is followed has no {'#'.join(path[:-1])} in its config; choose another --like."
+        )
+    lines = _set_line(text.splitlines(keepends=True), path, value)
+    if lines is not None:
+        return "".join(lines)
+    # In flow style, {...}, as a run folder has it, which has no comments either.
+    holder[path[-1]] = yaml.safe_load(value)
+    return yaml.safe_dump(content, sort_keys=False, width=110, allow_unicode=True, default_flow_style=None)
+
+
+def _set_line(lines: list[str], path: tuple[str, ...], value: str) -> list[str] | None:
+    """Return the lines with the leaf's own line replaced or inserted; None where mappings are not in block style."""
+    start, depth = 0, -1
+    for level, name in enumerate(path):
+        found = None
         for index in range(start, len(lines)):
-            found = re.match(rf"( *){re.escape(name)}:", lines[index])
-            if found and len(found[1]) > depth:
-                start, depth = index + 1, len(found[1])
+            match = re.match(r"( *)([^ #].*)", lines[index])
+            if match is None:
+                continue
+            if len(match[1]) <= depth:
                 break
-        else:
-            raise BundleError(
-                f"the bundle that is followed has no {'#'.join(path)} on a line of its own in its config."
-            )
-    lines[start - 1] = f"{' ' * depth}{path[-1]}: {value}\n"
-    return "".join(lines)
+            if re.match(rf"{re.escape(name)}:", match[2]):
+                found = index, len(match[1])
+                break
+        last = level == len(path) - 1
+        if found is None:
+            if not last:
+                return None
+            inner = re.match(r" *", lines[start]) if start < len(lines) else None
+            if inner is None or len(inner[0]) <= depth:
+                return None
+            return [*lines[: start + 1], f"{inner[0]}{name}: {value}\n", *lines[start + 1 :]]
+        start, depth = found[0] + 1, found[1]
+        if last:
+            return [*lines[: start - 1], f"{' ' * depth}{name}: {value}\n", *lines[start:]]
+        if re.search(r":\s*\{", lines[found[0]]):
+            return None
+    return None

@@ -155,6 +155,20 @@ def _calling_workflow() -> ConfigWorkflow:
     raise RuntimeError("start_training() runs as the `initialize` of a bundle config, inside monai.bundle run.")
 
 
+def _try_network(parser: ConfigParser) -> None:
+    """Build the network once, to say in one line what is wrong with it: 4 levels and 2 strides, for example.
+
+    Raises:
+        DrosegError: with what the network says itself.
+    """
+    try:
+        parser.get_parsed_content("network_def")
+    except Exception as error:  # whatever the network raises
+        if logger.isEnabledFor(logging.DEBUG):
+            raise
+        raise _for_user(error) from error
+
+
 def _plan(workflow: ConfigWorkflow) -> _Plan | int:
     """Check everything; return what to do, or 0 if the run is finished."""
     parser, configs = workflow.parser, Path(workflow.config_root_path).resolve()
@@ -167,6 +181,7 @@ def _plan(workflow: ConfigWorkflow) -> _Plan | int:
     config = without_metadata(parser.get())
     check_keys(config, known_configs(config_files(configs)))
     check_used(str(value("objective")), _changed(config, configs / TRAIN))
+    _try_network(parser)
     check_roi_size(value("roi_size"), config["network_def"].get("strides"))
     run = RunFolder(Path(value("output_dir")).resolve())
     parameters = sum(p.numel() for p in value("network_def").parameters())

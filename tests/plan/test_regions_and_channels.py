@@ -1,0 +1,74 @@
+"""Plans for overlapping regions, and for cases that lack a channel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from droseg.bundles import shipped_bundles
+from droseg.cli import main
+
+MakeDatalist = Callable[..., Path]
+SMALL = ("epochs=1", "batches_per_epoch=1", "val_interval=1", "warmup_steps=1")
+takes_regions = pytest.mark.skipif("brats_mri" not in shipped_bundles(), reason="skipped: no bundle of regions here")
+takes_missing = pytest.mark.skipif(
+    "missing_channels" not in (shipped_bundles()["hippocampus_mri"] / "configs/inference.yaml").read_text(),
+    reason="skipped: no bundle takes cases without a channel here",
+)
+
+
+def plan(path: Path, out: Path) -> tuple[dict, dict]:
+    assert main(["bundle", "new", str(out), "--datalist", str(path), "--memory-gb", "1"]) == 0
+    train, inference = (yaml.safe_load((out / f"configs/{name}.yaml").read_text()) for name in ("train", "inference"))
+    return train, inference
+
+
+@takes_regions
+def test_regions_are_planned_trained_and_painted(make_datalist: MakeDatalist, tmp_path: Path) -> None:
+    path = make_datalist(masked=True, shape=(48, 48, 40), spacing_mm=(1, 1, 1))
+    content = json.loads(path.read_text())
+    content["structures"] = {"whole": [1, 2], "core": 2}
+    path.write_text(json.dumps(content))
+    train, inference = plan(path, tmp_path / "mine")
+    assert inference["structures"] == {"whole": [1, 2], "core": 2}
+    assert inference["network_def"]["out_channels"] == "$len(@structures)"
+    assert "region_values" in train["from_inference"]
+    assert train["train"]["loss"]["_target_"].endswith("PerCaseDiceBCELoss")
+    targets = [item["_target_"] for item in train["augmentation"]]
+    assert targets.count("RandFlipd") == 1  # along the planned axis, not the followed bundle's three
+    assert "RandCropByLabelClassesd" not in targets
+    metadata = json.loads((tmp_path / "mine/configs/metadata.json").read_text())
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "whole", "1": "core"}
+    levels = [4] * len(inference["network_def"]["channels"])
+    run = str(tmp_path / "run")
+    assert main(["train", str(tmp_path / "mine"), "--out", run, f"network_def#channels={levels}", *SMALL]) == 0
+    image = path.parent / "te_0_0.nii.gz"
+    assert main(["predict", str(image), "--bundle", run, "--out", str(tmp_path / "out")]) == 0
+    found = np.asarray(nib.load(tmp_path / "out/te_0_0_seg.nii.gz").dataobj)
+    assert found.shape == (48, 48, 40)
+    assert set(np.unique(found)) <= {0, 1, 2}
+
+
+@takes_missing
+def test_missing_channels_are_filled_and_dropped_in_training(make_datalist: MakeDatalist, tmp_path: Path) -> None:
+    path = make_datalist(channels=("T1w", "T2w"), shape=(24, 24, 24), spacing_mm=(1, 1, 1))
+    complete, _ = plan(path, tmp_path / "complete")
+    content = json.loads(path.read_text())
+    content["training"][0]["image"][1] = None
+    content["testing"][0]["image"][0] = None
+    path.write_text(json.dumps(content))
+    train, inference = plan(path, tmp_path / "mine")
+    assert inference["missing_channels"] == "zero"
+    assert "missing_channels" in train["from_inference"]
+    assert (complete["channel_dropout"], train["channel_dropout"]) == (0.0, 0.1)
+    text = (tmp_path / "mine/configs/inference.yaml").read_text()
+    assert "missing: T1w in 1, T2w in 1 of 12 cases" in text
+    run = str(tmp_path / "run")
+    levels = [4] * len(inference["network_def"]["channels"])
+    assert main(["train", str(tmp_path / "mine"), "--out", run, f"network_def#channels={levels}", *SMALL]) == 0
