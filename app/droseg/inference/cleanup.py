@@ -66,9 +66,7 @@ class KeepLargestComponentd(MapTransform):
         return items
 
 
-def _value_around(
-    name: str, values: Mapping[str, tuple[int, ...]], region_values: Mapping[str, int] | None
-) -> int:
+def _value_around(name: str, values: Mapping[str, tuple[int, ...]], region_values: Mapping[str, int] | None) -> int:
     """Return the value of the smallest region that holds all of a structure; 0 if there is none."""
     holders = [other for other, those in values.items() if set(values[name]) < set(those)]
     if not holders:

@@ -62,9 +62,7 @@ def dicom_sources(images: Sequence[ImageSource]) -> list[Path]:
     return list(images[0].files) if isinstance(images[0], DicomSeries) else []
 
 
-def save_dicom_seg(
-    path: Path, segmentation: Segmentation, structures: Structures, sources: Sequence[Path]
-) -> None:
+def save_dicom_seg(path: Path, segmentation: Segmentation, structures: Structures, sources: Sequence[Path]) -> None:
     """Write a label map on the grid of its source series as a binary DICOM SEG object, a segment for each structure.
 
     Args:

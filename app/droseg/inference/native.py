@@ -162,7 +162,7 @@ class WholeGrid:
 
     Attributes:
         scores: (K, h, w, d) on the CPU.
-        disagreement: as `NativeGrid`; the foreground is where the first score is not the largest, of overlapping regions
+        disagreement: as `NativeGrid`; the foreground is where the first score is not the largest, of regions
             where any score is above 0.
     """
 

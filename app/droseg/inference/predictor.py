@@ -259,7 +259,9 @@ class Predictor:
                 "that there are no probabilities on the image's grid; ask for none."
             )
         image, inputs = prepared.image, prepared.item[IMAGE]
-        native, less_overlap = self._scorer(_plain(inputs), lambda: WholeGrid(tuple(inputs.shape[1:]), self.overlapping))
+        native, less_overlap = self._scorer(
+            _plain(inputs), lambda: WholeGrid(tuple(inputs.shape[1:]), self.overlapping)
+        )
         item = {**prepared.item, PRED: native.scores.clone()}
         with self._transforming:
             for transform in self._finishing.whole:
