@@ -108,12 +108,8 @@ def test_the_label_map_is_painted_from_the_regions(bundle: Path, scan: Path, opt
 def test_monai_run_writes_the_same_label_map_of_one_file_or_one_per_channel(
     bundle: Path, scan: Path, tmp_path: Path
 ) -> None:
-    # The axes of BraTS. MONAI 1.6.1's SaveImage refuses axes in another order than x, y, z: it drops the third one.
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
-    channels = image_of(planted_regions())
-    nib.save(nib.Nifti1Image(np.moveaxis(channels, 0, -1), affine), scan)
-    for index, channel in enumerate(channels):
-        nib.save(nib.Nifti1Image(channel, affine), scan.with_name(f"other_{index:04d}.nii.gz"))
+    for index, channel in enumerate(image_of(planted_regions())):
+        nib.save(nib.Nifti1Image(channel, AFFINE), scan.with_name(f"other_{index:04d}.nii.gz"))
     workflow = ConfigWorkflow(
         str(bundle / "configs/inference.yaml"),
         workflow_type="inference",
@@ -129,7 +125,7 @@ def test_monai_run_writes_the_same_label_map_of_one_file_or_one_per_channel(
     for path in (tmp_path / "out").iterdir():
         written = nib.load(path)
         np.testing.assert_array_equal(np.asarray(written.dataobj), painted())
-        np.testing.assert_allclose(written.affine, affine)
+        np.testing.assert_allclose(written.affine, AFFINE)
 
 
 def test_a_postprocessing_in_one_piece_gives_the_same(bundle: Path, scan: Path) -> None:

@@ -11,11 +11,15 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapLabelValued, MapTransform
-from monai.utils import ImageMetaKey, convert_to_dst_type
+from monai.utils import ImageMetaKey, MetaKeys, convert_to_dst_type
 
 from droseg.data.regions import Structures, label_values, shared_values, written_values
 from droseg.errors import BundleError
 from droseg.keys import CASE_ID
+
+
+NO_CHANNEL = "no_channel"
+"""What MONAI takes for an image without a channel axis."""
 
 
 class LabelsToClassesd(MapTransform):
@@ -179,13 +183,14 @@ def refuse_overlap(structures: Structures) -> None:
 
 
 def _as_map(labels: Any) -> Any:
-    """Return a label map (1, H, W, D) whose metadata say its own shape.
+    """Return a label map (1, H, W, D) whose metadata say its own shape, and not that of an image of several channels.
 
-    They may still say that of a file with a fourth axis for the channels, of which MONAI 1.6 (`SaveImage`) concludes
-    that there is no channel axis.
+    From the channel axis of the image's file MONAI 1.6.1 (`SaveImage`) concludes that the map has three axes less one,
+    and then writes none whose axes are not in the order x, y, z.
     """
-    if isinstance(labels, MetaTensor) and "spatial_shape" in labels.meta:
-        labels.meta = {**labels.meta, "spatial_shape": np.array(labels.shape[1:])}
+    if isinstance(labels, MetaTensor) and MetaKeys.SPATIAL_SHAPE in labels.meta:
+        own = {MetaKeys.SPATIAL_SHAPE: np.array(labels.shape[1:]), MetaKeys.ORIGINAL_CHANNEL_DIM: NO_CHANNEL}
+        labels.meta = {**labels.meta, **own}
     return labels
 
 
