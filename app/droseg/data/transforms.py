@@ -17,7 +17,6 @@ from droseg.data.regions import Structures, label_values, shared_values, written
 from droseg.errors import BundleError
 from droseg.keys import CASE_ID
 
-
 NO_CHANNEL = "no_channel"
 """What MONAI takes for an image without a channel axis."""
 

@@ -79,7 +79,7 @@ def save_dicom_seg(path: Path, segmentation: Segmentation, structures: Structure
     affine = RAS_TO_LPS @ segmentation.affine
     datasets = _on_grid(sources, segmentation.labels.shape, affine)
     frames = np.ascontiguousarray(_segments(segmentation.labels, structures))
-    channels = {"SegmentNumber": list(range(1, len(structures) + 1))} if frames.ndim == 4 else None
+    channels: Any = {"SegmentNumber": list(range(1, len(structures) + 1))} if frames.ndim == 4 else None
     order = [2, 1, 0, 3]
     try:
         volume = hd.Volume(
