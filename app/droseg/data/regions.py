@@ -44,7 +44,7 @@ def plain_values(structures: Structures) -> dict[str, int | list[int]]:
 
 
 def shared_values(structures: Structures) -> dict[int, list[str]]:
-    """Return the label values that several structures have -> their names; empty if they exclude each other."""
+    """Return the label values that several structures have -> their names; empty if structures exclude each other."""
     names: dict[int, list[str]] = {}
     for name, values in label_values(structures).items():
         for value in values:

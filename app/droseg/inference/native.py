@@ -162,8 +162,8 @@ class WholeGrid:
 
     Attributes:
         scores: (K, h, w, d) on the CPU.
-        disagreement: as `NativeGrid`; the foreground is where the first score is not the largest, of regions
-            where any score is above 0.
+        disagreement: as `NativeGrid`; the foreground is where the first score is not the largest, of overlapping
+            regions where any score is above 0.
     """
 
     def __init__(self, source_shape: tuple[int, ...], overlapping: bool = False) -> None:
