@@ -30,6 +30,7 @@ def evaluate(bundle: str, datalist: Path, out: Path, **overrides: Any) -> tuple[
     root = shipped_bundles()[bundle]
     out.mkdir()
     options = {"spacing_mm": [3.0, 3.0, 3.0], "device": "$torch.device('cpu')", "structures": STRUCTURES, **NETWORK}
+    options["channels"] = ["T2w"]
     evaluation = ConfigWorkflow(
         [str(root / "configs" / f"{name}.yaml") for name in ("inference", "evaluate")],
         workflow_type="inference",

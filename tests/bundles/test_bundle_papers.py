@@ -19,7 +19,7 @@ from droseg.bundles import shipped_bundles
 from droseg.errors import InputError, WeightsError
 from droseg.inference import Predictor
 
-BUNDLES = ["fetal_brain_mri", "hippocampus_mri"]
+BUNDLES = ["brats_mri", "fetal_brain_mri", "hippocampus_mri"]
 
 _TENSOR = {
     "type": "object",
@@ -87,7 +87,7 @@ def inference(bundle: Path, **override: Any) -> ConfigWorkflow:
     )
 
 
-def save_scans(folder: Path) -> list[Path]:
+def save_scans(folder: Path, num_channels: int = 1) -> list[Path]:
     """Write a straight scan and an oblique, left-posterior-inferior one with 1.5 mm slices."""
     rng = np.random.default_rng(0)
     angle = np.deg2rad(15)
@@ -97,12 +97,13 @@ def save_scans(folder: Path) -> list[Path]:
     affine[:3, 3] = 10, -20, 30
     folder.mkdir()
     for name, grid in (("straight", np.eye(4)), ("turned", affine)):
-        image = nib.Nifti1Image(rng.normal(100, 20, size=(30, 26, 22)).astype(np.float32), grid)
+        shape = (30, 26, 22) if num_channels == 1 else (30, 26, 22, num_channels)
+        image = nib.Nifti1Image(rng.normal(100, 20, size=shape).astype(np.float32), grid)
         nib.save(image, folder / f"{name}.nii.gz")
     return sorted(folder.iterdir())
 
 
-def test_both_bundles_are_shipped() -> None:
+def test_the_bundles_are_shipped() -> None:
     assert set(BUNDLES) <= set(shipped_bundles())
 
 
@@ -137,11 +138,17 @@ def test_metadata_and_config_tell_the_same(bundle: Path) -> None:
     assert metadata["version"] in metadata["changelog"]
     tensors = metadata["network_data_format"]
     assert tensors["inputs"]["image"]["num_channels"] == len(config["channels"])
-    classes = ["background", *config["structures"]]
+    regions = [name for name, value in config["structures"].items() if isinstance(value, list)]
+    classes = [*([] if regions else ["background"]), *config["structures"]]
     assert tensors["outputs"]["pred"]["channel_def"] == {str(index): name for index, name in enumerate(classes)}
     assert tensors["outputs"]["pred"]["num_channels"] == len(classes)
     values = {"background": 0, **config["structures"]}
-    assert metadata["pred_classes"] == "label map: " + ", ".join(f"{value} {name}" for name, value in values.items())
+    written = "label map: " + ", ".join(f"{value} {name}" for name, value in values.items())
+    if regions:
+        written = "label map: 0 background, 1 TC outside ET, 2 WT outside TC, 3 ET; the regions are "
+        written += "WT (1, 2, 3), TC (1, 3), ET (3)"
+        assert config["structures"] == {"WT": [1, 2, 3], "TC": [1, 3], "ET": 3}
+    assert metadata["pred_classes"] == written
     factor = int(np.prod(config["network_def"]["strides"]))
     assert all(size % factor == 0 for size in config["roi_size"])
     assert tensors["inputs"]["image"]["spatial_shape"] == [f"{factor}*n"] * 3
@@ -172,14 +179,14 @@ def test_the_exported_network_answers_as_the_one_it_was_made_from(small_bundle: 
     parser.read_config(configs / "inference.yaml")
     network = parser.get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(small_bundle / "models" / "model.pt", weights_only=True))
-    image = torch.randn(1, 1, 16, 16, 16)
+    image = torch.randn(1, len(parser["channels"]), 16, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(exported.eval()(image), network(image))
     assert metadata["version"] == json.loads((configs / "metadata.json").read_text())["version"]
 
 
 def test_inference_writes_each_scan_on_its_own_grid_as_the_predictor_does(small_bundle: Path, tmp_path: Path) -> None:
-    scans = save_scans(tmp_path / "in")
+    scans = save_scans(tmp_path / "in", len(Predictor(small_bundle).channels))
     out = tmp_path / "out"
     workflow = inference(small_bundle, dataset_dir=str(tmp_path / "in"), output_dir=str(out), device="cpu")
     workflow.initialize()
@@ -190,7 +197,7 @@ def test_inference_writes_each_scan_on_its_own_grid_as_the_predictor_does(small_
     predictor = Predictor(small_bundle)
     for scan in scans:
         source, written = nib.load(scan), nib.load(out / scan.name.replace(".nii.gz", "_seg.nii.gz"))
-        assert written.shape == source.shape
+        assert written.shape == source.shape[:3]
         np.testing.assert_allclose(written.affine, source.affine, rtol=0, atol=1e-6)
         assert written.get_data_dtype() == np.uint8
         found = set(np.unique(np.asanyarray(written.dataobj)))
@@ -239,5 +246,6 @@ def test_training_and_inference_see_the_same_image(bundle: Path) -> None:
         "sw_overlap",
         "network_def",
         "deterministic_transforms",
+        *(["region_values"] if "region_values" in predict else []),
     )
     assert {key: train[key] for key in shared} == {key: predict[key] for key in shared}

@@ -30,7 +30,10 @@ TINY: dict[str, Any] = {
 STRUCTURES = {
     "hippocampus_mri": {"anterior": 1, "posterior": 2},
     "fetal_brain_mri": {"outer_csf": 1, "cortical_gm": 2, "white_matter": 3},
+    "brats_mri": {"whole": [1, 2, 3], "core": [1, 3], "one": 1},
 }
+OWN_NAMES = ("hippocampus_mri", "brats_mri")
+"""Bundles whose structures the phantoms do not have by name."""
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +42,16 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def workflow(name: str, datalist: Path, out: Path, *overlays: str, **overrides: Any) -> ConfigWorkflow:
-    """A shipped bundle's training on phantoms; hippocampus_mri takes two of their structures for its own."""
+    """A shipped bundle's training on phantoms; some take their structures for their own, brats_mri one channel."""
     configs = shipped_bundles()[name] / "configs"
     content = json.loads(datalist.read_text())
-    if name == "hippocampus_mri":
-        content["structures"] = STRUCTURES[name]
-        content["structures"] |= {f"other_{value}": value for value in range(3, 8)}
-        datalist = datalist.with_name("two_structures.json")
+    if name in OWN_NAMES:
+        content["structures"] = {**STRUCTURES[name], **{f"other_{value}": value for value in range(3, 8)}}
+        datalist = datalist.with_name(f"{name}.json")
         datalist.write_text(json.dumps(content))
     options = {"structures": STRUCTURES[name], **TINY, **overrides}
+    if name == "brats_mri":
+        options |= {"channels": ["T2w"], "cache_rate": 1.0, "num_workers": 0}
     files = [str(configs / f"{file}.yaml") for file in ("train", *overlays)]
     return ConfigWorkflow(files, datalist=str(datalist), output_dir=str(out), workflow_type="train", **options)
 

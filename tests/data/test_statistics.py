@@ -129,3 +129,18 @@ def test_statistics_name_no_one(tmp_path: Path) -> None:
     assert "secret_name" not in text
     assert "person" not in text
     assert "NaN" not in text
+
+
+def test_regions_are_measured_over_all_their_values():
+    labels = np.zeros((8, 6, 5), np.uint8)
+    labels[1:4, 1:3, 1:3] = 2  # 12 voxels
+    labels[4:6, 1:3, 1:3] = 1  # 8, beside them: one piece
+    labels[7, 5, 4] = 3  # apart, at the edge
+    measures = measure_structures(
+        labels, np.diag([1.0, 2.0, 5.0, 1.0]), {"WT": [1, 2, 3], "TC": [1, 3], "none": [7, 9]}
+    )
+    assert measures["WT"].volume_ml == pytest.approx(21 * 0.01)
+    assert (measures["WT"].pieces, measures["WT"].stray_share) == (2, pytest.approx(1 / 21))
+    assert measures["WT"].border_share == pytest.approx(1 / 21)
+    assert (measures["TC"].volume_ml, measures["TC"].stray_share) == (pytest.approx(0.09), pytest.approx(1 / 9))
+    assert measures["none"].volume_ml == 0

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
-from monai.transforms import AsDiscreted
+from monai.transforms import Activationsd, AsDiscreted, Compose
 
 from droseg.data import Case
 from droseg.data.items import own_share
+from droseg.data.transforms import RegionsToLabelsd
 from droseg.handlers import CaseMetricsHandler
 from droseg.metrics import case_metrics
 from droseg.report import read_cases, write_report
@@ -245,3 +246,54 @@ def test_without_a_record_only_the_table_is_written(tmp_path):
 def test_regions_and_tolerances_that_cannot_be_used_are_refused_at_once(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         evaluate(tmp_path, **options)
+
+
+def region_masks(case_id: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Prediction and reference of a region inside another; in b2 the inner one is predicted where there is none."""
+    label, pred = label_and_pred(case_id)
+    if case_id == "b2":
+        pred[8:11, 2:7, 1:4] = 2
+    return ({"whole": each > 0, "stem": each == 2} for each in (pred, label))
+
+
+@pytest.mark.parametrize("painted", [False, True])
+def test_regions_are_scored_as_their_own_masks_as_channels_or_painted(tmp_path, painted):
+    structures = {"whole": [1, 2], "stem": 2}
+    items = []
+    for case in CASES:
+        pred, label = (np.stack(list(each.values())).astype(np.float32) for each in region_masks(case.case_id))
+        scores, reference = (
+            MetaTensor(torch.from_numpy(each), affine=oblique_affine()) for each in (20 * pred - 10, label)
+        )
+        items.append({"image": scores, "label": reference, "case_id": case.case_id})
+    transforms = [Activationsd("pred", sigmoid=True), AsDiscreted("pred", threshold=0.5)]
+    handler = CaseMetricsHandler(CASES, structures if painted else {"whole": 1, "stem": 2})
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset(items), batch_size=1),
+        network=torch.nn.Identity(),
+        postprocessing=Compose(transforms + [RegionsToLabelsd(["pred", "label"], structures)] * painted),
+        val_handlers=[handler],
+    )
+    evaluator.run()
+    table = handler.table.set_index(["case_id", "structure"])
+    for case in CASES:
+        pred, label = region_masks(case.case_id)
+        for name in structures:
+            expected = case_metrics(pred[name], label[name], {1: name}, SPACING_MM).iloc[0]
+            for column in ("dice", "hd95_mm", "volume_ref_ml", "volume_pred_ml"):
+                np.testing.assert_equal(table.loc[(case.case_id, name), column], expected[column])
+    # An empty reference region that is predicted: Dice 0, no distance, and in the worst group a failure.
+    assert table.loc[("b2", "stem"), "dice"] == 0
+    assert np.isnan(table.loc[("b2", "stem"), "hd95_mm"])
+    dice = table["dice"].unstack()
+    assert evaluator.state.metrics["val_dice/worst_group"] == pytest.approx(dice.loc[["b1", "b2"]].mean(axis=1).mean())
+    assert evaluator.state.metrics["val_dice/structure=stem"] == pytest.approx((1 + 1 + 0 + 0) / 4)
+
+
+def test_channels_that_are_not_one_for_each_structure_are_refused(tmp_path):
+    item = {"label": MetaTensor(torch.zeros(2, 4, 4, 4), affine=torch.eye(4)), "case_id": "a1"}
+    handler, engine = CaseMetricsHandler(CASES, {"a": 1, "b": 2, "c": 3}), Engine(lambda *_: None)
+    engine.state.batch, engine.state.output = [item], [{"pred": torch.zeros(2, 4, 4, 4)}]
+    with pytest.raises(ValueError, match=r"2 channels, the label 2; expected .* each of the 3 structures"):
+        handler.score(engine)

@@ -48,3 +48,27 @@ def test_no_piece_and_one_piece_are_left_alone() -> None:
 def test_an_unknown_structure_is_named() -> None:
     with pytest.raises(BundleError, match=r"keep_largest names liver.* anterior, posterior"):
         KeepLargestComponentd("pred", STRUCTURES, ["liver"])
+
+
+def test_what_is_left_of_a_region_becomes_the_region_around_it() -> None:
+    """By hand: a core of necrosis (1) and enhancement (3) in edema (2), a small core apart, a whole tumor apart."""
+    label = np.zeros((20, 6, 6), dtype=np.int32)
+    label[1:11, 1:5, 1:5] = 2
+    label[2:5, 2:4, 2:4] = 1
+    label[3, 2:4, 2:4] = 3
+    label[8, 2, 2] = 3  # a second core in the same edema
+    label[15:17, 2, 2] = 2
+    label[17, 2, 2] = 3  # a second tumor
+    structures = {"WT": [1, 2, 3], "TC": [1, 3], "ET": 3}
+    pred = torch.from_numpy(label[None].copy()).float()
+    core = KeepLargestComponentd("pred", structures, ["TC"])({"pred": pred})["pred"][0].numpy()
+    expected = label.copy()
+    expected[8, 2, 2] = expected[17, 2, 2] = 2
+    np.testing.assert_array_equal(core, expected)
+    both = KeepLargestComponentd("pred", structures, ["WT", "TC"])({"pred": pred})["pred"][0].numpy()
+    expected[15:18, 2, 2] = 0
+    np.testing.assert_array_equal(both, expected)
+    enhancing = KeepLargestComponentd("pred", structures, ["ET"])({"pred": pred})["pred"][0].numpy()
+    assert (enhancing[8, 2, 2], enhancing[17, 2, 2]) == (1, 1)  # the smallest region around ET is TC
+    with pytest.raises(BundleError, match="region_values"):
+        KeepLargestComponentd("pred", {"all": [1, 2, 3], "ET": 3}, ["ET"])

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from droseg.cli import main
-from droseg.inference import find_inputs, predict_cases
+from droseg.inference import Segmentation, find_inputs, predict_cases, read_image
+from droseg.inference.dicom_seg import save_dicom_seg
 
 pydicom = pytest.importorskip("pydicom", reason="skipped: pydicom is not installed")
 hd = pytest.importorskip("highdicom", reason="skipped: highdicom is not installed")
@@ -124,6 +125,20 @@ def test_each_voxel_lies_where_the_source_slices_have_it(
     for number, value in ((1, 3), (2, 7)):
         alone = seg.get_volume(segment_numbers=[number], combine_segments=True)
         np.testing.assert_array_equal(values_at_their_places(alone, slices) == number, planted() == value)
+
+
+def test_regions_inside_each_other_are_segments_that_overlap(tmp_path: Path, write_series: WriteSeries) -> None:
+    slices = write_series(tmp_path / "scan", names=NAMES, edit=rescaled)
+    affine = np.asarray(read_image([tmp_path / "scan"], 1).affine)
+    structures = {"inner": 7, "whole": (3, 7)}
+    sources = sorted((tmp_path / "scan").iterdir())
+    save_dicom_seg(tmp_path / "seg.dcm", Segmentation(planted(), affine, (), {}), structures, sources)
+    seg = hd.seg.segread(tmp_path / "seg.dcm")
+    assert [str(item.SegmentLabel) for item in seg.SegmentSequence] == ["inner", "whole"]
+    for number, values in ((1, [7]), (2, [3, 7])):
+        alone = seg.get_volume(segment_numbers=[number], combine_segments=True)
+        np.testing.assert_array_equal(values_at_their_places(alone, slices) == number, np.isin(planted(), values))
+    assert len(pydicom.dcmread(tmp_path / "seg.dcm").PerFrameFunctionalGroupsSequence) == 3 + 4  # slices of each
 
 
 def test_geometry_and_references_are_those_of_the_source_series(

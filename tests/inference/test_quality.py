@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from droseg.data.statistics import measure_image
 from droseg.errors import BundleError
 from droseg.inference import Evidence, Flag, QualityRules
-from droseg.inference.quality import FLAGS, THRESHOLDS, foreground_entropy
+from droseg.inference.quality import FLAGS, THRESHOLDS, foreground_entropy, region_entropy
 
 VALUES = {"anterior": 3, "posterior": 7}
 SHAPE = (20, 20, 20)
@@ -159,6 +159,18 @@ def test_entropy_has_its_closed_forms() -> None:
     expected = (1.5 / np.log2(3) + 1 + 0) / 3
     assert foreground_entropy(columns) == pytest.approx(expected, rel=1e-5)
     assert foreground_entropy(columns[:, 3:]) is None
+
+
+def test_entropy_of_regions_has_its_closed_forms() -> None:
+    """Each region is yes or no by itself: log 2 at 1/2, and no background takes part."""
+    assert region_entropy(torch.full((3, 4, 4, 4), 0.5)) == pytest.approx(1.0)
+    assert region_entropy(torch.ones(3, 4, 4, 4)) == pytest.approx(0.0)
+    assert region_entropy(torch.full((3, 4, 4, 4), 0.09)) is None  # nothing is inside
+    two = torch.zeros(2, 1, 1, 2)
+    two[:, 0, 0, 0] = torch.tensor([0.5, 1.0])  # the other voxel is outside of both, and does not count
+    assert region_entropy(two) == pytest.approx(0.5)
+    one = torch.full((1, 2, 2, 2), 0.8)
+    assert region_entropy(one) == pytest.approx(-(0.8 * np.log2(0.8) + 0.2 * np.log2(0.2)))
 
 
 def test_entropy_and_disagreement_are_flags_only_once_calibrated(tmp_path: Path) -> None:

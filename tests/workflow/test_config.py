@@ -45,6 +45,7 @@ def test_every_wrong_key_is_named_at_once(project_root: Path) -> None:
     [
         {"epochs": 3},
         {"structures": {"whole": 1}},
+        {"structures": {"whole": [1, 2], "one": 1}},
         {"channels": ["T1w", "T2w"]},
         {"optimizer#amsgrad": True},  # an argument that the component has but the file does not name
         {"train#loss#lambda_ce": 2.0},
@@ -53,6 +54,12 @@ def test_every_wrong_key_is_named_at_once(project_root: Path) -> None:
 )
 def test_overrides_that_mean_something_are_accepted(project_root: Path, overrides: dict[str, object]) -> None:
     folder = project_root / BUNDLE / "configs"
+    check_keys(load_config([folder / "train.yaml"], overrides), known_configs(config_files(folder)))
+
+
+def test_regions_and_their_values_can_be_given_where_the_bundle_has_lists_and_null(project_root: Path) -> None:
+    folder = project_root / "bundles/brats_mri/configs"
+    overrides = {"structures": {"left": [1, 2], "right": [2, 3]}, "region_values": {"left": 1, "right": 3}}
     check_keys(load_config([folder / "train.yaml"], overrides), known_configs(config_files(folder)))
 
 

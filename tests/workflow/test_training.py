@@ -357,11 +357,19 @@ def test_debug_shows_the_traceback_and_the_next_call_does_not(cohort: Path, tmp_
         main([*line, "learning_rate=fast"])
 
 
+def test_a_loss_of_regions_in_a_bundle_of_classes_is_one_line_before_anything_is_read(cohort, tmp_path, capsys):
+    (cohort.parent / "tr_0.nii.gz").write_bytes(b"no image")  # would be an error of its own
+    assert train(cohort, tmp_path / "run", "train#loss#_target_=droseg.losses.PerCaseDiceBCELoss") == 2
+    error = capsys.readouterr().err
+    assert "train#loss (PerCaseDiceBCELoss): sigmoid; label_transforms (LabelsToClassesd)" in error
+    assert "tr_0" not in error
+    assert error.count("droseg: error:") == 1
+
+
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
         ("train#loss#class_weight=[1,2]", "class_weight has 2 values, pred has 3 channels"),
-        ("train#loss#_target_=droseg.losses.PerCaseDiceBCELoss", "the parts of the bundle do not fit each other"),
         ("train#loss={_target_: DiceCELoss, to_onehot_y: true}", "returned () for 2 cases"),
         ("train#loss={_target_: DiceCELoss, to_onehot_y: false}", "DiceCELoss) cannot be computed for a patch of 3"),
     ],

@@ -94,7 +94,7 @@ def mask_of(labels: NDArray[Any], values: Sequence[int]) -> NDArray[np.bool_]:
     return np.isin(labels, list(values))
 
 
-def region_codes(masks: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
+def region_codes(masks: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[np.int64]:
     """Return a map that tells all regions at once: bit r of a voxel says whether it is in region r, (H, W, D).
 
     Args:

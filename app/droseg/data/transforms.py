@@ -6,15 +6,19 @@ from collections.abc import Hashable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapLabelValued, MapTransform
-from monai.utils import ImageMetaKey, convert_to_dst_type
+from monai.utils import ImageMetaKey, MetaKeys, convert_to_dst_type
 
 from droseg.data.regions import Structures, label_values, shared_values, written_values
 from droseg.errors import BundleError
 from droseg.keys import CASE_ID
+
+NO_CHANNEL = "no_channel"
+"""What MONAI takes for an image without a channel axis."""
 
 
 class LabelsToClassesd(MapTransform):
@@ -60,6 +64,13 @@ class ClassesToLabelsd(MapLabelValued):
     def __init__(self, keys: KeysCollection, structures: Structures, allow_missing_keys: bool = False) -> None:
         values = [0, *(those[0] for those in label_values(structures).values())]
         super().__init__(keys, list(range(len(values))), values, allow_missing_keys=allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the items with the maps replaced; the affine stays."""
+        items: dict[Hashable, Any] = super().__call__(data)
+        for key in self.key_iterator(items):
+            items[key] = _as_map(items[key])
+        return items
 
 
 class LabelsToRegionsd(MapTransform):
@@ -137,7 +148,7 @@ class RegionsToLabelsd(MapTransform):
                 labels[inside[channel]] = value
             for members, value in self._crossings:
                 labels[torch.stack([inside[c] == member for c, member in enumerate(members)]).all(dim=0)] = value
-            items[key] = convert_to_dst_type(labels[None], items[key], dtype=labels.dtype)[0]
+            items[key] = _as_map(convert_to_dst_type(labels[None], items[key], dtype=labels.dtype)[0])
         return items
 
 
@@ -168,6 +179,18 @@ def refuse_overlap(structures: Structures) -> None:
             "structure. Overlapping regions take a sigmoid: train a bundle such as brats_mri (PerCaseDiceBCELoss, "
             "LabelsToRegionsd), or give each value to one structure."
         )
+
+
+def _as_map(labels: Any) -> Any:
+    """Return a label map (1, H, W, D) whose metadata say its own shape, and not that of an image of several channels.
+
+    From the channel axis of the image's file MONAI 1.6.1 (`SaveImage`) concludes that the map has three axes less one,
+    and then writes none whose axes are not in the order x, y, z.
+    """
+    if isinstance(labels, MetaTensor) and MetaKeys.SPATIAL_SHAPE in labels.meta:
+        own = {MetaKeys.SPATIAL_SHAPE: np.array(labels.shape[1:]), MetaKeys.ORIGINAL_CHANNEL_DIM: NO_CHANNEL}
+        labels.meta = {**labels.meta, **own}
+    return labels
 
 
 def _nested(sets: Sequence[tuple[int, ...]]) -> bool:

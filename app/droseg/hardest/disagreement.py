@@ -15,18 +15,20 @@ LOWEST = 0.5
 
 @dataclass(frozen=True)
 class Disagreement:
-    """What one case says about its label; C classes, 0 is the background.
+    """What one case says about its label; C classes, 0 is the background, of overlapping regions the outside of each.
 
     Attributes:
         label_ml: volume of each class in the label, (C,).
         self_confidence: mean probability of the labelled class over the voxels of each class, (C,); NaN if absent.
         far_ml: volume labelled i and predicted k, farther than the band from what is labelled k, by the probability of
             k in `BINS` equal bins from `LOWEST` to 1, shape (C, C, BINS).
+        overlapping: whether the classes are regions, each against its own outside; a voxel then counts once for each.
     """
 
     label_ml: NDArray[np.float64]
     self_confidence: NDArray[np.float64]
     far_ml: NDArray[np.float64]
+    overlapping: bool = False
 
     def sure_ml(self, threshold: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the volume labelled i where the network is sure of k: its probability is at least threshold[k]."""

@@ -101,10 +101,12 @@ def check_label(case: Disagreement, standards: Standards, structures: Sequence[s
     shares = (float(by_structure[worst]) / STRUCTURE_SHARE, total / TOTAL_SHARE)
     reasons = []
     if shares[0] >= 1:
-        names, is_missing = ("background", *structures), bool(missing[worst] >= extra[worst])
+        outside = "something else" if case.overlapping else "background"
+        names, is_missing = (outside, *structures), bool(missing[worst] >= extra[worst])
         reasons.append((shares[0], _of_structure(worst + 1, disputed, volume, case.label_ml, is_missing, names)))
     if shares[1] >= 1:
-        found = f"{total_ml:.3g} ml ({_percent(total)} of a usual label) are something else to the network"
+        usual_label = "a usual label" + ", the regions added up" * case.overlapping
+        found = f"{total_ml:.3g} ml ({_percent(total)} of {usual_label}) are something else to the network"
         reasons.append((shares[1], found))
     return LabelCheck(
         max(shares),

@@ -9,58 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data.utils import affine_to_spacing
 from numpy.typing import NDArray
 from torch import Tensor
 
 from droseg.data import Case
 from droseg.data.channels import present_channels
 from droseg.data.items import case_item
-from droseg.hardest.disagreement import Disagreement, far_places, find_disagreement
+from droseg.data.regions import region_codes
+from droseg.hardest.disagreement import Disagreement
 from droseg.hardest.source import TrainedRun
+from droseg.hardest.volumes import RegionVolume, WholeVolume
 from droseg.keys import IMAGE, LABEL
 from droseg.metrics import case_metrics
-
-BAND_VOXELS = 2.0
-"""Border within which label and network may differ without anyone being wrong, in the longest edge of a voxel."""
-
-
-@dataclass(frozen=True)
-class WholeVolume:
-    """A case on the network's grid, classes by number, 0 the background.
-
-    Attributes:
-        image: first channel that the case has, (H, W, D), float32.
-        label: (H, W, D).
-        pred: most probable class, (H, W, D).
-        probability: of the most probable class, (H, W, D), float32.
-        affine: (4, 4), voxel index -> mm.
-        loss: of the whole volume.
-        self_confidence: see `Disagreement`.
-    """
-
-    image: NDArray[np.float32]
-    label: NDArray[np.uint8]
-    pred: NDArray[np.uint8]
-    probability: NDArray[np.float32]
-    affine: NDArray[np.float64]
-    loss: float
-    self_confidence: NDArray[np.float64]
-
-    @property
-    def spacing_mm(self) -> NDArray[np.float64]:
-        """Edges of a voxel, (3,)."""
-        return np.asarray(affine_to_spacing(self.affine), dtype=np.float64)
-
-    @property
-    def band_mm(self) -> float:
-        """Distance that counts as the border; a little more than the voxels, so that rounding decides nothing."""
-        return BAND_VOXELS * float(self.spacing_mm.max()) * (1 + 1e-3)
-
-    def disputed(self, threshold: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Return where the network is sure of another structure, far from the border, (H, W, D)."""
-        sure = self.probability >= threshold[self.pred]
-        return far_places(self.pred, self.label, sure, self.spacing_mm, self.band_mm)
 
 
 @dataclass(frozen=True)
@@ -96,18 +56,42 @@ def _segment(trained: TrainedRun, item: dict[str, Any]) -> WholeVolume:
     image, label = _on_device(trained, item)
     logits = trained.inferer(image, trained.network)
     loss = float(trained.loss_function(logits, label)[0])
-    scores = torch.softmax(logits.as_subclass(torch.Tensor)[0].float(), dim=0)
-    classes = label.as_subclass(torch.Tensor)[0, 0].long()
+    raw, labelled = (each.as_subclass(torch.Tensor)[0] for each in (logits, label))
+    first = np.asarray(item[IMAGE][present_channels(item[IMAGE]).index(True)], dtype=np.float32)
+    affine = np.asarray(item[LABEL].affine, dtype=np.float64)
+    if len(raw) == len(trained.structures):  # no score of the background: a sigmoid for each region
+        return _regions(first, raw.float().sigmoid(), labelled, affine, loss)
+    scores = torch.softmax(raw.float(), dim=0)
+    classes = labelled[0].long()
     own = torch.gather(scores, 0, classes[None])[0].double()
     counts = torch.bincount(classes.flatten(), minlength=len(scores)).double()
     confidence = torch.bincount(classes.flatten(), weights=own.flatten(), minlength=len(scores)) / counts  # 0/0: NaN
     probability, pred = scores.max(dim=0)
     return WholeVolume(
-        np.asarray(item[IMAGE][present_channels(item[IMAGE]).index(True)], dtype=np.float32),
+        first,
         classes.cpu().numpy().astype(np.uint8),
         pred.cpu().numpy().astype(np.uint8),
         probability.cpu().numpy(),
-        np.asarray(item[LABEL].affine, dtype=np.float64),
+        affine,
+        loss,
+        confidence.cpu().numpy(),
+    )
+
+
+def _regions(
+    image: NDArray[np.float32], probability: Tensor, label: Tensor, affine: NDArray[np.float64], loss: float
+) -> RegionVolume:
+    """Return a case of regions; probability and label are (R, H, W, D)."""
+    inside = label > 0.5
+    outside_mean = (1 - probability)[~inside].double().mean()  # of nothing: NaN, as below
+    inside_means = [chances[mask].double().mean() for chances, mask in zip(probability, inside, strict=True)]
+    confidence = torch.stack([outside_mean, *inside_means])
+    return RegionVolume(
+        image,
+        region_codes(inside.cpu().numpy()),
+        region_codes((probability >= 0.5).cpu().numpy()),
+        probability.cpu().numpy(),
+        affine,
         loss,
         confidence.cpu().numpy(),
     )
@@ -147,13 +131,10 @@ def measure_case(trained: TrainedRun, case: Case, index: int = 0) -> Measurement
 
 def measure_volume(case_id: str, volume: WholeVolume, structures: tuple[str, ...]) -> Measurement:
     """Return the measurement of a volume."""
-    names: dict[int | tuple[int, ...], str] = dict(enumerate(structures, start=1))
+    names: dict[int | tuple[int, ...], str] = {values: name for name, values in volume.values(structures).items()}
     table = case_metrics(volume.pred, volume.label, names, volume.spacing_mm.tolist(), metrics=["dice"])
-    disagreement = find_disagreement(
-        volume.pred, volume.probability, volume.label, volume.self_confidence, volume.spacing_mm, volume.band_mm
-    )
     dice = dict(zip(table["structure"], table["dice"].astype(float), strict=True))
-    return Measurement(case_id, volume.loss, dice, disagreement)
+    return Measurement(case_id, volume.loss, dice, volume.disagreement())
 
 
 def measure_run(trained: TrainedRun, on_case: Callable[[Measurement], None] | None = None) -> list[Measurement]:

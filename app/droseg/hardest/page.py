@@ -12,8 +12,8 @@ import pandas as pd
 
 from droseg import __version__
 from droseg.hardest.flag import LEAST_SURE, STRUCTURE_SHARE, TOTAL_SHARE
-from droseg.hardest.measure import BAND_VOXELS
 from droseg.hardest.pictures import PANELS, PlanePictures
+from droseg.hardest.volumes import BAND_VOXELS
 from droseg.report.style import CSS
 from droseg.report.tables import html_table
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from droseg.colors import PALETTE
-from droseg.hardest.measure import WholeVolume
+from droseg.hardest.volumes import WholeVolume
 from droseg.report.pictures import frame_of, gray_rgb, overlay, to_ras, upright, window
 
 PLANES = ("sagittal", "coronal", "axial")
@@ -49,6 +49,7 @@ def draw_case(
     wrong = volume.label != volume.pred
     arrays, affine = to_ras([volume.image, volume.label, volume.pred, disputed, wrong], volume.affine)
     anything = (arrays[1] > 0) | (arrays[2] > 0)
+    values = volume.values(structures)
     result = []
     for axis, plane in enumerate(PLANES):
         others = tuple(a for a in range(3) if a != axis)
@@ -62,7 +63,6 @@ def draw_case(
         outline = _outline(upright(dispute.astype(np.uint8), spacing, order=0) > 0)
         drawn = [gray_rgb(gray)]
         for labels in (label, pred):
-            values = {name: (value,) for value, name in enumerate(structures, start=1)}
             colors = structure_colors(structures)
             drawn.append(overlay(gray, upright(labels, spacing, order=0), values, colors, worst=""))
         for picture in drawn[:2]:

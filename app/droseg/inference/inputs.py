@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from droseg.data.channels import MissingChannels
 from droseg.data.datalist import EntryProblem, parse_datalist
@@ -19,7 +20,7 @@ from droseg.errors import InputError
 from droseg.inference.channels import channel_sets
 from droseg.inference.names import Nameable, case_names, repeated
 from droseg.inference.studies import choose_series, compile_patterns, scan_dicom
-from droseg.keys import IMAGE
+from droseg.keys import CASE_ID, IMAGE
 
 RESULT_SUFFIX = "_seg.nii.gz"
 
@@ -72,8 +73,13 @@ def image_files(folder: str | Path) -> list[Path]:
     return sorted(path for path in files if path.name.lower().endswith(NIFTI_SUFFIXES) and path.is_file())
 
 
-def image_items(folder: str | Path) -> list[dict[str, str]]:
+def image_items(folder: str | Path, num_channels: int = 1) -> list[dict[str, Any]]:
     """Return one `{"image": path}` per NIfTI file of a folder, as a MONAI dataset takes them.
+
+    Args:
+        folder: of images.
+        num_channels: of a case; if there are several, `CASE_0000.nii.gz`, `CASE_0001.nii.gz`, ... make one item with a
+            list of paths, and each item has its name as `case_id`.
 
     Raises:
         InputError: if there is no such folder or no NIfTI file in it.
@@ -82,7 +88,15 @@ def image_items(folder: str | Path) -> list[dict[str, str]]:
     if not files:
         found = "no .nii or .nii.gz file in it" if Path(folder).is_dir() else "no such folder"
         raise InputError(f"dataset_dir {folder}: {found}; give a folder of NIfTI images.")
-    return [{IMAGE: str(path)} for path in files]
+    if num_channels == 1:
+        return [{IMAGE: str(path)} for path in files]
+    return [
+        {
+            IMAGE: [str(path) for path in case.sources] if len(case.sources) > 1 else str(case.sources[0]),
+            CASE_ID: case.stem,
+        }
+        for case in channel_sets(files, num_channels)
+    ]
 
 
 def find_inputs(
