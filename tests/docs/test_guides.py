@@ -22,7 +22,7 @@ WALKED = [page for page in GUIDES if any(b.language == "bash" and not b.title fo
 def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a block as a reader with this Python would; both streams as the terminal shows them."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "COLUMNS": "120"}
+    env = {**os.environ, "PATH": path, "COLUMNS": "120", "PYTHONUNBUFFERED": "1"}  # as in a terminal
     command = ["bash", "-euo", "pipefail", "-c", block.text]
     return subprocess.run(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
