@@ -24,30 +24,12 @@ WriteSeries = Callable[..., list[Any]]
 
 
 @pytest.fixture
-def write_series(monkeypatch: pytest.MonkeyPatch, project_root: Path) -> WriteSeries:
-    """Return a function that writes an oblique series of 10 x 9 x `count` voxels, and gives its data sets."""
-    monkeypatch.syspath_prepend(str(project_root / "scripts"))
-    seeds = importlib.import_module("fuzz_seeds")
+def write_series(write_series: WriteSeries) -> WriteSeries:
+    """Return a function that writes an oblique series of 10 x 9 x `count` voxels, files not in the order of slices."""
 
-    def write(
-        folder: Path,
-        uid: str = "1.2.3.4",
-        count: int = 6,
-        edit: Callable[[int, Any], None] | None = None,
-        **tags: Any,
-    ) -> list[Any]:
-        folder.mkdir(parents=True, exist_ok=True)
-        stack = np.random.default_rng(len(uid)).integers(-300, 3000, (count, 9, 10)).astype(np.int16)
-        written = []
-        for index, pixels in enumerate(stack):
-            dataset = seeds.dicom_slice(index, pixels, **tags)
-            dataset.SeriesInstanceUID = uid
-            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{uid}.{index + 1}"
-            if edit is not None:
-                edit(index, dataset)
-            dataset.save_as(folder / f"IM{(index * 5) % count:04d}{uid}", enforce_file_format=True)
-            written.append(dataset)
-        return written
+    def write(folder: Path, uid: str = "1.2.3.4", count: int = 6, edit: Any = None, **tags: Any) -> list[Any]:
+        names = [f"IM{(index * 5) % count:04d}{uid}" for index in range(count)]
+        return write_series(folder, count, names, edit, seed=len(uid), uid=uid, **tags)
 
     return write
 
@@ -64,19 +46,9 @@ def table_of(out: Path) -> pd.DataFrame:
     return pd.read_csv(out / "scans.tsv", sep="\t", na_values="n/a", keep_default_na=False)
 
 
-def affine_by_hand(slices: list[Any]) -> np.ndarray:
-    """Return the affine of DICOM PS3.3 equation C.7.6.2.1-1, from the tags of slices in order, LPS turned to RAS."""
-    first, last = slices[0], slices[-1]
-    along_row, along_column = np.array(first.ImageOrientationPatient, dtype=float).reshape(2, 3)
-    between_rows, between_columns = (float(value) for value in first.PixelSpacing)
-    start = np.array(first.ImagePositionPatient, dtype=float)
-    step = (np.array(last.ImagePositionPatient, dtype=float) - start) / (len(slices) - 1)
-    lps = np.eye(4)
-    lps[:3] = np.column_stack([along_row * between_columns, along_column * between_rows, step, start])
-    return np.diag([-1, -1, 1, 1]) @ lps
-
-
-def test_an_oblique_series_lies_where_its_tags_say(tmp_path: Path, write_series: WriteSeries) -> None:
+def test_an_oblique_series_lies_where_its_tags_say(
+    tmp_path: Path, write_series: WriteSeries, affine_by_hand: Callable[..., np.ndarray]
+) -> None:
     slices = write_series(tmp_path / "scan")
     assert convert(tmp_path / "scan", "--out", tmp_path / "out") == 0
     image = nib.load(tmp_path / "out" / "sub-001" / "ses-1" / "series-003.nii.gz")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,25 +26,17 @@ WriteSeries = Callable[..., list[Any]]
 
 
 @pytest.fixture
-def write_series(monkeypatch: pytest.MonkeyPatch, project_root: Path) -> WriteSeries:
+def write_series(write_series: WriteSeries) -> WriteSeries:
     """Return a function that writes an oblique series with the tags that a SEG repeats, and gives its data sets."""
-    monkeypatch.syspath_prepend(str(project_root / "scripts"))
-    seeds = importlib.import_module("fuzz_seeds")
+
+    def complete(_: int, dataset: Any) -> None:
+        dataset.SliceThickness = 2.5
+        for name in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"):
+            dataset.setdefault(name, "")
+        dataset.ReferringPhysicianName = dataset.PositionReferenceIndicator = ""
 
     def write(folder: Path, uid: str = "1.2.3.4", **tags: Any) -> list[Any]:
-        folder.mkdir(parents=True, exist_ok=True)
-        written = []
-        for index in range(SHAPE[2]):
-            dataset = seeds.dicom_slice(index, np.full(SHAPE[1::-1], index, np.int16), **tags)
-            dataset.SeriesInstanceUID = uid
-            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{uid}.{index + 1}"
-            dataset.SliceThickness = 2.5
-            for name in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"):
-                dataset.setdefault(name, "")
-            dataset.ReferringPhysicianName = dataset.PositionReferenceIndicator = ""
-            dataset.save_as(folder / f"IM{index}", enforce_file_format=True)
-            written.append(dataset)
-        return written
+        return write_series(folder, SHAPE[2], edit=complete, uid=uid, **tags)
 
     return write
 

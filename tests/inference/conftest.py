@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -75,40 +72,3 @@ def make_bundle(tmp_path: Path, copy_bundle: Callable[[str, Path], Path]) -> Cal
         return bundle
 
     return make
-
-
-@pytest.fixture
-def seeds(monkeypatch: pytest.MonkeyPatch, project_root: Path) -> ModuleType:
-    """Return `scripts/fuzz_seeds.py`, which writes small valid images, or skip where there is no pydicom."""
-    pytest.importorskip("pydicom", reason="skipped: pydicom is not installed")
-    monkeypatch.syspath_prepend(str(project_root / "scripts"))
-    return importlib.import_module("fuzz_seeds")
-
-
-@pytest.fixture
-def write_series(seeds: ModuleType) -> Callable[..., list[Any]]:
-    """Return a function that writes an oblique DICOM series, and gives its data sets."""
-
-    def write(
-        folder: Path,
-        count: int = 6,
-        names: Sequence[str] = (),
-        edit: Callable[[int, Any], None] | None = None,
-        seed: int = 0,
-        uid: str = "1.2.3.4",
-        **tags: Any,
-    ) -> list[Any]:
-        folder.mkdir(parents=True, exist_ok=True)
-        stack = np.random.default_rng(seed).integers(-300, 3000, (count, 9, 10)).astype(np.int16)
-        written = []
-        for index, pixels in enumerate(stack):
-            dataset = seeds.dicom_slice(index, pixels, **tags)
-            dataset.SeriesInstanceUID = uid
-            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{uid}.{index + 1}"
-            if edit is not None:
-                edit(index, dataset)
-            dataset.save_as(folder / (names[index] if names else f"IM{index:04d}"), enforce_file_format=True)
-            written.append(dataset)
-        return written
-
-    return write

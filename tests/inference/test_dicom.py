@@ -18,18 +18,6 @@ from droseg.inference.reading import image_checksum
 WriteSeries = Callable[..., list[Any]]
 
 
-def affine_by_hand(slices: list[Any]) -> np.ndarray:
-    """Return the affine of DICOM PS3.3 equation C.7.6.2.1-1, from the tags of slices in order, LPS turned to RAS."""
-    first, last = slices[0], slices[-1]
-    along_row, along_column = np.array(first.ImageOrientationPatient, dtype=float).reshape(2, 3)
-    between_rows, between_columns = (float(value) for value in first.PixelSpacing)
-    start = np.array(first.ImagePositionPatient, dtype=float)
-    step = (np.array(last.ImagePositionPatient, dtype=float) - start) / (len(slices) - 1)
-    lps = np.eye(4)
-    lps[:3] = np.column_stack([along_row * between_columns, along_column * between_rows, step, start])
-    return np.diag([-1, -1, 1, 1]) @ lps
-
-
 def stacked(slices: list[Any]) -> np.ndarray:
     return np.stack([dataset.pixel_array.T for dataset in slices], axis=-1)
 
@@ -47,7 +35,7 @@ def refusal(folder: Path) -> str:
 
 
 def test_an_oblique_series_lies_where_its_tags_say_however_its_files_are_called(
-    tmp_path: Path, write_series: WriteSeries
+    tmp_path: Path, write_series: WriteSeries, affine_by_hand: Callable[..., np.ndarray]
 ) -> None:
     slices = write_series(tmp_path / "scan", names=["z", "b.dcm", "IM_10", "IM_9", "a.7", "0"])
     image = read_image([tmp_path / "scan"], 1)
@@ -172,7 +160,7 @@ def test_interleaved_echoes_become_a_volume_each(tmp_path: Path, write_series: W
 
 
 def test_an_enhanced_multi_frame_file_is_read_like_the_classic_series(
-    tmp_path: Path, seeds: ModuleType, write_series: WriteSeries
+    tmp_path: Path, seeds: ModuleType, write_series: WriteSeries, affine_by_hand: Callable[..., np.ndarray]
 ) -> None:
     slices = write_series(tmp_path / "classic")
     order = [3, 0, 5, 1, 4, 2]
