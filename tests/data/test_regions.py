@@ -85,7 +85,7 @@ def test_values_that_no_structure_has_are_outside_of_all() -> None:
 
 def test_the_value_of_each_region_is_the_one_that_no_smaller_region_has() -> None:
     assert written_values(TUMOR) == {"WT": 2, "TC": 1, "ET": 3}
-    assert written_values(TUMOR, {"WT": 1}) == {"WT": 1, "TC": 1, "ET": 3}
+    assert written_values(TUMOR, {"WT": 2}) == {"WT": 2, "TC": 1, "ET": 3}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,12 @@ def test_an_unclear_value_is_asked_for_in_one_line(structures: dict[str, Any], u
 
 
 @pytest.mark.parametrize(
-    ("values", "found"), [({"core": 1}, "no structure core"), ({"TC": 2}, "TC: 2 is no value of the region")]
+    ("values", "found"),
+    [
+        ({"core": 1}, "no structure core"),
+        ({"TC": 2}, "TC: 2 is no value of the region"),
+        ({"WT": 1}, "WT is 1, which is a value of a smaller region inside it; take 2"),  # edema would become core
+    ],
 )
 def test_region_values_that_fit_no_region_are_refused(values: dict[str, int], found: str) -> None:
     with pytest.raises(BundleError, match=found):

@@ -128,11 +128,9 @@ def test_a_run_is_finished_continued_and_told_apart(
     assert "sw_overlap: 0.5 -> 0.25" in capsys.readouterr().err
 
 
-def test_hardest_reads_such_a_train_yaml(bundle: Path, cohort: Path, tmp_path: Path) -> None:
+def test_hardest_reads_the_run_of_such_a_train_yaml(bundle: Path, cohort: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train(bundle, "--datalist", str(cohort), "--out", str(run), early_epoch=1) == 0
-    # As if the run had been planned in place: weights beside a config that repeats nothing.
-    (run / "configs/train.yaml").write_text((bundle / "configs/train.yaml").read_text())
     found = read_run(run, by="late", device="cpu", datalist=cohort)
     assert found.structures == ("anterior", "posterior")
 

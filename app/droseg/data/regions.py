@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from droseg.errors import BundleError
 
+_FEW = 16
+"""Up to so many regions, counting the codes is many times faster than sorting them."""
 Structures = Mapping[str, int | Sequence[int]]
 """Name -> its value in label maps, or its values, e.g. of tumors `{"WT": [1, 2, 3], "TC": [1, 3], "ET": 3}`."""
 
@@ -73,6 +75,11 @@ def written_values(structures: Structures, region_values: Mapping[str, int] | No
     for name, own in values.items():
         inside = {value for those in values.values() if set(those) < set(own) for value in those}
         alone = [value for value in own if value not in inside]
+        if name in given and given[name] not in (alone or own):
+            raise BundleError(
+                f"region_values: {name} is {given[name]}, which is a value of a smaller region inside it; take "
+                f"{' or '.join(map(str, alone))}."
+            )
         if name not in given and len(alone) != 1:
             unclear.append((name, alone or list(own)))
         likely = min(alone or own, key=lambda value: sum(value in those for those in values.values()))
@@ -111,10 +118,11 @@ def code_values(names: Sequence[str], *codes: NDArray[np.int64]) -> dict[int | t
 
     A region that is in none of the maps has the value of its own bit.
     """
-    found = np.unique(np.concatenate([np.unique(each) for each in codes])).tolist()
+    present = [np.flatnonzero(np.bincount(each.ravel())) if len(names) <= _FEW else np.unique(each) for each in codes]
+    found = sorted({int(code) for each in present for code in each})
     values: dict[int | tuple[int, ...], str] = {}
     for bit, name in enumerate(names):
-        own = tuple(sorted({1 << bit, *(int(code) for code in found if code >> bit & 1)}))
+        own = tuple(sorted({1 << bit, *(code for code in found if code >> bit & 1)}))
         values[own] = name
     return values
 

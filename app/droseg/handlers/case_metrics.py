@@ -52,8 +52,9 @@ class CaseMetricsHandler:
         cases: the datalist's cases that may occur, each once; they give patient and groups, and the order of the table
             under torch.distributed.
         structures: name -> value in the label maps that arrive here, or several values; such regions may overlap (of
-            tumors: `{"ET": 3, "TC": [1, 3], "WT": [1, 2, 3]}`). If not one map arrives but a 0/1 channel for each
-            structure, as of a thresholded sigmoid, these are taken in this order, and the values not used.
+            tumors: `{"ET": 3, "TC": [1, 3], "WT": [1, 2, 3]}`). If not one map arrives but 0/1 channels, one for
+            each of several structures, as of a thresholded sigmoid, these are taken in this order, and the values not
+            used.
         metrics: which metrics to compute, see `droseg.metrics.case_metrics`; those that have no better and worse,
             as counts of components, only enter the table.
         axes: group axes, and products of them (`anatomy*protocol`); default all that occur in `cases`.

@@ -17,7 +17,7 @@ def overlay_planes(
 
     Args:
         image: gray values, shape (H, W, D), in RAS.
-        label: class indices on the same grid, 0 is background.
+        label: class indices or label values on the same grid, 0 is background; each has a color of its own.
         pred: the same of the prediction.
         opacity: of the colors over the image.
     """

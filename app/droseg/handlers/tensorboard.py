@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from droseg import keys
+from droseg.data.channels import present_channels
 from droseg.engine.roles import is_writer, world_size
 from droseg.engine.run_folder import RunFolder
 from droseg.engine.trainer import CheckpointEvents, DROTrainer
@@ -139,9 +140,9 @@ class TensorBoardHandler:
         batch: Any = engine.state.batch
         output: Any = engine.state.output
         for item, result in zip(batch, output, strict=True):
-            image, label, pred = (
-                np.asarray(result[key][0].detach().cpu()) for key in (keys.IMAGE, keys.LABEL, keys.PRED)
-            )
+            first = present_channels(result[keys.IMAGE]).index(True)
+            image = np.asarray(result[keys.IMAGE][first].detach().cpu())
+            label, pred = (np.asarray(result[key][0].detach().cpu()) for key in (keys.LABEL, keys.PRED))
             label, pred = label.astype(int), pred.astype(int)
             if self._fixed is None:
                 self._fixed = (item[keys.CASE_ID], overlay_planes(image, label, pred))

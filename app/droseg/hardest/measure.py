@@ -20,6 +20,7 @@ from droseg.hardest.disagreement import Disagreement
 from droseg.hardest.source import TrainedRun
 from droseg.hardest.volumes import RegionVolume, WholeVolume
 from droseg.keys import IMAGE, LABEL
+from droseg.losses.base import takes_sigmoid
 from droseg.metrics import case_metrics
 
 
@@ -59,7 +60,7 @@ def _segment(trained: TrainedRun, item: dict[str, Any]) -> WholeVolume:
     raw, labelled = (each.as_subclass(torch.Tensor)[0] for each in (logits, label))
     first = np.asarray(item[IMAGE][present_channels(item[IMAGE]).index(True)], dtype=np.float32)
     affine = np.asarray(item[LABEL].affine, dtype=np.float64)
-    if len(raw) == len(trained.structures):  # no score of the background: a sigmoid for each region
+    if takes_sigmoid(trained.loss_function):
         return _regions(first, raw.float().sigmoid(), labelled, affine, loss)
     scores = torch.softmax(raw.float(), dim=0)
     classes = labelled[0].long()

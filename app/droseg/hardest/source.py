@@ -23,7 +23,6 @@ from droseg.engine.run_folder import RunFolder
 from droseg.errors import BundleError, DrosegError, InputError
 from droseg.handlers.audit import read_audit
 from droseg.inference.bundle_config import BundleConfig
-from droseg.inference.shared_choices import with_shared
 from droseg.inference.weights import load_weights
 from droseg.keys import TRAINING
 
@@ -225,9 +224,7 @@ def _train_config(run: RunFolder, device: torch.device) -> BundleConfig:
     if not path.is_file():
         found = "there is no such folder" if not run.path.is_dir() else f"it has no configs/{CONFIG}"
         raise BundleError(f"{run.path}: {found}; give the folder of a training, the --out of `droseg train`.")
-    config = BundleConfig(path, run.path.resolve(), device)
-    config.set("", with_shared(config.raw(""), run.configs))  # a bundle that has not been trained yet
-    return config
+    return BundleConfig(path, run.path.resolve(), device)
 
 
 def _check_labels(datalist: Datalist) -> None:

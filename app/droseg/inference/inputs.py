@@ -73,13 +73,16 @@ def image_files(folder: str | Path) -> list[Path]:
     return sorted(path for path in files if path.name.lower().endswith(NIFTI_SUFFIXES) and path.is_file())
 
 
-def image_items(folder: str | Path, num_channels: int = 1) -> list[dict[str, Any]]:
-    """Return one `{"image": path}` per NIfTI file of a folder, as a MONAI dataset takes them.
+def image_items(
+    folder: str | Path, num_channels: int = 1, missing_channels: MissingChannels = "error"
+) -> list[dict[str, Any]]:
+    """Return one item per case of a folder, as a MONAI dataset takes them: its `image` and its name as `case_id`.
 
     Args:
         folder: of images.
         num_channels: of a case; if there are several, `CASE_0000.nii.gz`, `CASE_0001.nii.gz`, ... make one item with a
-            list of paths, and each item has its name as `case_id`.
+            list of paths.
+        missing_channels: "zero": None stands in the list for a file that is not there.
 
     Raises:
         InputError: if there is no such folder or no NIfTI file in it.
@@ -88,15 +91,13 @@ def image_items(folder: str | Path, num_channels: int = 1) -> list[dict[str, Any
     if not files:
         found = "no .nii or .nii.gz file in it" if Path(folder).is_dir() else "no such folder"
         raise InputError(f"dataset_dir {folder}: {found}; give a folder of NIfTI images.")
-    if num_channels == 1:
-        return [{IMAGE: str(path)} for path in files]
-    return [
-        {
-            IMAGE: [str(path) for path in case.sources] if len(case.sources) > 1 else str(case.sources[0]),
-            CASE_ID: case.stem,
-        }
-        for case in channel_sets(files, num_channels)
-    ]
+    several = num_channels > 1
+    cases = channel_sets(files, num_channels, missing_channels) if several else [Nameable.of_path(p) for p in files]
+    items = []
+    for case, name in zip(cases, case_names(cases), strict=True):
+        paths = [None if source is None else str(source) for source in case.sources]
+        items.append({IMAGE: paths if len(paths) > 1 else paths[0], CASE_ID: name})
+    return items
 
 
 def find_inputs(

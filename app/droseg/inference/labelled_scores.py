@@ -60,6 +60,7 @@ class ScoringPredictor(Predictor):
             name = finding.flag.name
             scores[name] = max(finding.score, scores.get(name, -np.inf))
         try:
+            self._missing.check_known(image)
             self.rules.check_domain(image)
         except OutOfDomainError:
             return labels, scores, True

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import yaml
+import torch
 from torch import Tensor
 
 from droseg.data.channels import MissingChannels, present_channels
 from droseg.errors import BundleError
+from droseg.inference.bundle_config import BundleConfig
 from droseg.inference.domain import OutOfDomainError
 from droseg.inference.quality import Flag
 from droseg.inference.ranges import TrainingRanges
@@ -43,7 +44,7 @@ class MissingRules:
     ) -> None:
         self.choice: MissingChannels = asked or own
         self.channels = tuple(channels)
-        self.dropout = _channel_dropout(folder / TRAIN_CONFIG)
+        self.dropout = _channel_dropout(folder)
         self._ranges = ranges
         self._trusted = own == "zero" and ranges.cases == 0  # nothing is known of the training but this key
 
@@ -91,7 +92,7 @@ class MissingRules:
     def _seen(self, index: int) -> str:
         """Return how the training went without a channel, in words."""
         count, cases = self._ranges.missing(index), self._ranges.cases
-        dropped = f"patches lost it with probability {self.dropout:g}" * (self.dropout > 0)
+        dropped = f"channels were dropped from patches (channel_dropout {self.dropout:g})" * (self.dropout > 0)
         if not cases:
             return f"in training {dropped or 'it may never have been missing'}"
         lacked = f"{count} of {cases} training cases lacked it"
@@ -102,17 +103,17 @@ def _lacking(image: Tensor) -> list[int]:
     return [index for index, given in enumerate(present_channels(image)) if not given]
 
 
-def _channel_dropout(path: Path) -> float:
-    """Return `channel_dropout` of a training config; 0 if there is none.
+def _channel_dropout(folder: Path) -> float:
+    """Return `channel_dropout` of a bundle's training; 0 if its config does not say.
 
     Raises:
-        BundleError: if the file cannot be read.
+        BundleError: if the config cannot be read, or it is no number.
     """
+    path = folder / TRAIN_CONFIG
     if not path.is_file():
         return 0.0
-    try:
-        document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BundleError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]}); correct it.") from error
-    value = document.get("channel_dropout", 0.0) if isinstance(document, dict) else 0.0
-    return float(value) if isinstance(value, int | float) else 0.0
+    config = BundleConfig(path, folder, torch.device("cpu"))
+    value = 0.0 if config.raw("channel_dropout") is None else config["channel_dropout"]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BundleError(f"{path}: channel_dropout is {value!r}; a number is expected.")
+    return float(value)

@@ -66,6 +66,10 @@ def read_image(sources: Sequence[ImageSource | str | None], num_channels: int) -
                 f"{path}: its grid is not that of {first} ({_difference(volume, volumes[0])})",
                 "resample the channels of a case to one grid (`droseg data regrid`)",
             )
+    if not all(present):
+        several = next((path for path, volume in zip(paths, volumes, strict=True) if len(volume.array) > 1), None)
+        if several is not None:
+            raise ImageError(f"{several}: several channels, in a case that lacks one", "give a file per channel")
     found = sum(len(volume.array) for volume in volumes) + present.count(False)
     _check_channels(str(paths[0]), found, num_channels)
     images = [_image(volume, str(path)) for path, volume in zip(paths, volumes, strict=True)]

@@ -143,3 +143,11 @@ def check_label_values(label: Tensor, num_channels: int, sigmoid: bool) -> None:
         f"item {fits.index(False)} of the batch: the label holds values from {low:g} to {high:g}; expected {expected}. "
         "Map the label's values to channels, and resample labels by nearest neighbor only."
     )
+
+
+def takes_sigmoid(loss: Any) -> bool | None:
+    """Return whether the loss, or the first one inside it that tells, is for overlapping regions; None: unknown."""
+    for module in loss.modules() if isinstance(loss, nn.Module) else [loss]:
+        if isinstance(getattr(module, "sigmoid", None), bool):
+            return bool(module.sigmoid)
+    return None

@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from droseg.data import Datalist
+from droseg.data.regions import plain_values
 from droseg.inference.memory import GIB
 from droseg.plan.budget import Budget
 from droseg.plan.channels import missing_channel_choices
@@ -103,7 +104,7 @@ def make_plan(
     """
     spacing, spacing_reason = target_spacing(fingerprint)
     shapes, boxes = (resampled(fingerprint, spacing, what) for what in ("shape", "box"))
-    structures = {name: v[0] if len(v) == 1 else list(v) for name, v in datalist.structures.items()}
+    structures = plain_values(datalist.structures)
     like, channels = template.inference_config["network_def"], list(datalist.channels)
 
     def network(topology: Topology) -> nn.Module:

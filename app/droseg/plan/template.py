@@ -12,9 +12,10 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from droseg.bundles import find_bundle, shipped_bundles
+from droseg.data.regions import shared_values
 from droseg.errors import BundleError
 from droseg.inference.shared_choices import with_shared
-from droseg.losses.base import PerCaseLoss
+from droseg.losses.base import PerCaseLoss, takes_sigmoid
 
 EXCLUSIVE, REGIONS = "hippocampus_mri", "brats_mri"
 """What a plan follows unless told: for structures that exclude each other, and for those that overlap."""
@@ -54,7 +55,7 @@ class Template:
     @property
     def regions(self) -> bool:
         """Whether it trains regions that may overlap."""
-        return self.loss().sigmoid
+        return bool(takes_sigmoid(self.loss()))
 
     @property
     def crops_foreground(self) -> bool:
@@ -80,11 +81,8 @@ class Template:
 
 def overlapping(structures: dict[str, tuple[int, ...]]) -> list[str]:
     """Return the names of structures that share a label value with another one."""
-    return [
-        name
-        for name, values in structures.items()
-        if any(set(values) & set(others) for other, others in structures.items() if other != name)
-    ]
+    shared = {name for names in shared_values(structures).values() for name in names}
+    return [name for name in structures if name in shared]
 
 
 def read_template(like: str | None, structures: dict[str, tuple[int, ...]]) -> Template:

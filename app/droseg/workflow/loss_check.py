@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from droseg.data.regions import Structures
 from droseg.errors import InputError
+from droseg.losses.base import takes_sigmoid
 
 SIZE = 16
 """Edge of the patch, in voxels."""
@@ -53,11 +54,3 @@ def checked_loss(
     if not bool(torch.isfinite(values).all()):
         raise InputError(f"{name} is {values.tolist()} for {of}; it must be finite.")
     return loss
-
-
-def takes_sigmoid(loss: Any) -> bool | None:
-    """Return whether the loss, or the first one inside it that tells, is for overlapping regions; None: unknown."""
-    for module in loss.modules() if isinstance(loss, nn.Module) else [loss]:
-        if isinstance(getattr(module, "sigmoid", None), bool):
-            return bool(module.sigmoid)
-    return None

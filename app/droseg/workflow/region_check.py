@@ -9,8 +9,8 @@ from typing import Any, Literal
 from droseg.data.regions import Structures, label_values, written_values
 from droseg.data.transforms import refuse_overlap
 from droseg.errors import InputError
+from droseg.losses.base import takes_sigmoid
 from droseg.workflow.config import load_config, walk
-from droseg.workflow.loss_check import takes_sigmoid
 
 Kind = Literal["sigmoid", "softmax"]
 
