@@ -251,7 +251,7 @@ def test_a_series_that_has_changed_is_not_overwritten_unless_asked(
     shutil.rmtree(ward / "y")
     write_series(ward / "y", "1.4", count=7, **tags)
     assert convert(ward, "--out", out) == 1
-    assert "series-003.nii.gz: is there, and was not made from" in capsys.readouterr().err
+    assert "series-003.nii.gz: is there, made from other files or options" in capsys.readouterr().err
     assert nib.load(out / "sub-001" / "ses-1" / "series-003.nii.gz").shape == (10, 9, 6)
     assert convert(ward, "--out", out, "--overwrite") == 0
     assert nib.load(out / "sub-001" / "ses-1" / "series-003.nii.gz").shape == (10, 9, 7)
@@ -414,3 +414,33 @@ def test_a_real_scanner_series_is_that_of_itk(real_data: Path, tmp_path: Path) -
         files = [tmp_path / "out" / name for name in table["file"]]
         (result,) = [path for path in files if nib.load(path).shape[2] == slices]
         _same_by_itk(itk, real_data / "dicom" / folder, result)
+
+
+def test_a_patient_who_comes_again_keeps_the_number_of_the_mapping(
+    tmp_path: Path, write_series: WriteSeries, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "first", "1.1", PatientID="pat7", StudyInstanceUID="8.1")
+    write_series(tmp_path / "again", "1.2", PatientID="pat7", StudyInstanceUID="8.2")
+    mapping = tmp_path / "who.tsv"
+    assert convert(tmp_path / "first", "--out", tmp_path / "out", "--mapping", mapping) == 0
+    capsys.readouterr()
+    assert convert(tmp_path / "again", "--out", tmp_path / "out", "--mapping", mapping) == 0
+    assert "recognized only" not in capsys.readouterr().err
+    assert sorted(table_of(tmp_path / "out")["subject"]) == ["sub-001", "sub-001"]
+    assert convert(tmp_path / "first", "--out", tmp_path / "other") == 0
+    assert convert(tmp_path / "again", "--out", tmp_path / "other") == 0
+    assert "is recognized only if the old studies are in the tree" in capsys.readouterr().err
+
+
+def test_patient_ids_that_look_like_numbers_can_be_kept_twice(tmp_path: Path, write_series: WriteSeries) -> None:
+    write_series(tmp_path / "tree", "1.1", PatientID="sub-001")
+    for _ in range(2):
+        assert convert(tmp_path / "tree", "--out", tmp_path / "out", "--keep-patient-ids") == 0
+
+
+def test_nothing_to_convert_is_no_success(
+    tmp_path: Path, write_series: WriteSeries, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "tree", "1.1", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    assert convert(tmp_path / "tree", "--out", tmp_path / "out") == 2
+    assert "nothing to convert (a localizer)" in capsys.readouterr().err

@@ -317,3 +317,17 @@ def test_a_name_that_tells_the_patient_or_is_missing_is_replaced_by_its_number(
     assert convert(tmp_path / "tree", "--out", tmp_path / "out") == 0
     assert "it is called 'segment_2'" in capsys.readouterr().err
     assert "Jane" not in (tmp_path / "out" / "structures.json").read_text()
+
+
+def test_an_order_for_some_cases_leaves_the_finished_maps_of_others_as_they_are(
+    tmp_path: Path, write_series: WriteSeries, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, uid, masks in (("a", "1.2.3.4", None), ("b", "1.2.3.5", overlapping())):
+        slices = write_series(tmp_path / "tree" / name, uid, PatientID=name)
+        write_seg(tmp_path / "tree" / name / "seg", slices, planted(), THREE, masks)
+    assert convert(tmp_path / "tree", "--out", tmp_path / "out") == 1
+    (tmp_path / "out" / "structures.json").unlink()
+    assert convert(tmp_path / "tree", "--out", tmp_path / "out", "--seg-order", "ventricles,brain") == 0
+    assert "1 problem" not in capsys.readouterr().out.splitlines()[-1]
+    assert len(list((tmp_path / "out").rglob("*_label.nii.gz"))) == 2
+    assert (tmp_path / "out" / "structures.json").is_file()

@@ -204,3 +204,10 @@ def test_paths_outside_the_folder_are_written_absolute(tmp_path: Path) -> None:
     first = read_datalist(save(tmp_path / "d.json", document()))
     write_datalist(first, tmp_path / "lists" / "d.json")
     assert read_datalist(tmp_path / "lists" / "d.json").sections == first.sections
+
+
+def test_a_list_without_structures_can_be_read_again(tmp_path: Path) -> None:
+    case = Case("a", "a", (tmp_path / "a.nii.gz",), None, {})
+    path = tmp_path / "datalist.json"
+    write_datalist(Datalist(path, ("T2w",), {}, {"testing": (case,)}), path)
+    assert read_datalist(path).structures == {}

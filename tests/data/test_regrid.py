@@ -13,6 +13,7 @@ import pytest
 
 from droseg.cli import main
 from droseg.data import read_datalist
+from droseg.data.regrid import regrid as regrid_cases
 from droseg.data.regrid_resample import Grid, lost_share, resample_image, resample_labels, with_spacing
 
 MOVED = np.array([3.0, -7.0, 11.0])
@@ -434,3 +435,53 @@ def test_a_spacing_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         regrid("d.json", "--out", "o", "--spacing-mm", text)
     assert repr(text) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["--overwrite"]])
+def test_the_users_own_images_are_never_replaced(
+    cohort: Path, tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert regrid(cohort, "--out", tmp_path / "own") == 0
+    datalist = (tmp_path / "own" / "datalist.json").rename(tmp_path / "own" / "of_mine.json")
+    files = {path: path.read_bytes() for path in (tmp_path / "own").rglob("*.nii.gz")}
+    capsys.readouterr()
+    assert regrid(datalist, "--out", tmp_path / "own", "--spacing-mm", "3,3,3", *options) == 2
+    assert "would be replaced; another --out" in capsys.readouterr().err
+    assert files == {path: path.read_bytes() for path in (tmp_path / "own").rglob("*.nii.gz")}
+
+
+def test_a_relative_folder_is_found_again(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert regrid(cohort, "--out", "../new") == 0
+    capsys.readouterr()
+    assert regrid(cohort, "--out", "../new") == 0
+    assert "0 cases resampled, 0 on one grid already" in capsys.readouterr().out
+
+
+def test_a_stopped_run_keeps_what_an_earlier_one_has_done_in_the_list(cohort: Path, tmp_path: Path) -> None:
+    whole = read_datalist(cohort)
+    count = sum(len(cases) for cases in whole.sections.values())
+    assert count > 1
+    assert regrid(cohort, "--out", tmp_path / "new") == 0
+    outcomes = regrid_cases(whole, tmp_path / "new")
+    assert next(outcomes).status == "there"
+    outcomes.close()  # as a keyboard's interruption ends it
+    after = read_datalist(tmp_path / "new" / "datalist.json")
+    assert sum(len(cases) for cases in after.sections.values()) == count
+
+
+def test_changed_voxels_beside_a_header_are_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.arange(4 * 5 * 6, dtype="<i2")
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 4 5 6\nElementSpacing = 1 1 1\nOffset = 0 0 0\n"
+    header += "TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementType = MET_SHORT\nElementDataFile = a.raw\n"
+    (tmp_path / "a.mhd").write_text(header)
+    content = {"channels": {"0": "T1w"}, "testing": [{"case_id": "a", "image": "a.mhd"}]}
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    (tmp_path / "a.raw").write_bytes(values.tobytes())
+    assert regrid(tmp_path / "list.json", "--out", tmp_path / "new") == 0
+    (tmp_path / "a.raw").write_bytes(values[::-1].tobytes() + b"\0\0")
+    assert regrid(tmp_path / "list.json", "--out", tmp_path / "new") == 1
+    assert "made from other files or options" in capsys.readouterr().err

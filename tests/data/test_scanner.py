@@ -94,6 +94,11 @@ def test_who_was_scanned_where_and_by_whom_is_not_read(write_series: Callable):
     assert not set(IDENTIFYING) & set(DICOM_TAGS)
 
 
+def test_a_text_with_the_patients_name_is_left_out(write_series: Callable):
+    found = scanner_tags(write_series(Manufacturer="GE", PatientName="Doeson^Johnny", ReceiveCoilName="HEAD Doeson"))
+    assert found == {"Manufacturer": "GE"}
+
+
 def test_they_are_features_of_a_case_that_is_a_dicom_series(write_series: Callable):
     pytest.importorskip("itk", reason="skipped: ITK is not installed")
     cases = [

@@ -311,3 +311,15 @@ def test_a_section_given_twice_is_refused(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         split_command("d.json", "--fractions", "training=0.5,training=0.5")
     assert "'training' is given twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fractions", [None, {"training": 0.8, "validation": 0.2}])
+def test_patients_who_were_scanned_everywhere_leave_nothing_to_train_on(fractions: dict[str, float] | None) -> None:
+    traveling = datalist([case(f"{patient}{site}", patient, site=site) for patient in "pqrs" for site in "ab"])
+    with pytest.raises(InputError, match="every patient has a scan of a group that is held out"):
+        split_datalist(traveling, fractions=fractions, hold_out=[("site", "a")])
+
+
+def test_without_labels_there_is_nothing_to_deal() -> None:
+    with pytest.raises(InputError, match="no patient with a label is left"):
+        split_datalist(datalist([case("a", label=False), case("b", label=False)]), fractions=FRACTIONS)

@@ -103,7 +103,9 @@ def test_the_option_fills_for_once_if_the_network_was_trained_to_do_without(
     zero = ("--missing-channels", "zero", "--no-overview")
     found = predict(images, bundle("dropped", "error", dropout=0.2, counts=[0, 0, 0]), *zero, "--overwrite")
     (flag,) = [flag for flag in found["x"]["flags"] if flag["name"] == "missing_channel"]
-    assert flag["message"].endswith("0 of 9 training cases lacked it, patches lost it with probability 0.2")
+    assert flag["message"].endswith(
+        "0 of 9 training cases lacked it, channels were dropped from patches (channel_dropout 0.2)"
+    )
     for name, counts in (("complete", [0, 0, 3]), ("unknown", None)):  # FLAIR was missing, T2w never
         found = predict(images, bundle(name, "error", counts=counts), *zero, "--overwrite", code=1)
         assert found["x"]["status"] == "out_of_domain"

@@ -108,7 +108,9 @@ def test_a_training_with_incomplete_cases_and_dropout_goes_from_start_to_scores(
     assert main(["predict", str(folder), "--bundle", str(run), "--out", str(out), "--device", "cpu"]) == 0
     (flag, *_) = json.loads((out / "new_seg.json").read_text())["flags"]
     assert flag["name"] == "missing_channel"
-    assert "2 of 6 training cases lacked it, patches lost it with probability 0.3" in flag["message"]
+    assert (
+        "2 of 6 training cases lacked it, channels were dropped from patches (channel_dropout 0.3)" in flag["message"]
+    )
 
     scores = tmp_path / "scores"
     assert main(["evaluate", "--datalist", str(incomplete), "--bundle", str(run), "--out", str(scores)]) == 0

@@ -152,10 +152,11 @@ def write_datalist(datalist: Datalist, path: PathLike, data_root: PathLike | Non
     root = path.parent if data_root is None else _absolute(data_root)
     document: dict[str, Any] = {
         "channels": {str(index): name for index, name in enumerate(datalist.channels)},
-        "structures": {
-            name: values[0] if len(values) == 1 else list(values) for name, values in datalist.structures.items()
-        },
     }
+    if datalist.structures:  # a list of images to segment names none
+        document["structures"] = {
+            name: values[0] if len(values) == 1 else list(values) for name, values in datalist.structures.items()
+        }
     for section, cases in datalist.sections.items():
         document[section] = [_entry(case, root) for case in cases]
     try:

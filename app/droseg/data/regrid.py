@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from droseg.data.convert.files import nifti, read_mark, small
 from droseg.data.datalist import Case, Datalist, parse_datalist, write_datalist
 from droseg.data.grids import Volume, VolumeError, same_grid
 from droseg.data.regrid_resample import Grid, lost_share, resample_image, resample_labels, with_spacing
-from droseg.data.volumes import read_volume
+from droseg.data.volumes import read_volume, volume_files
 from droseg.data.writing import StagedFiles, output_lock, remove_leftovers, writable_folder
 from droseg.errors import InputError
 
@@ -85,9 +86,10 @@ def regrid(datalist: Datalist, out: Path, target: Target | None = None, overwrit
         InputError: if the reference is no channel, two cases have one name, or `out` holds another datalist.
         OutputError: if the folder takes no file, or another run writes there.
     """
-    target = target or Target()
+    target, out = target or Target(), Path(os.path.abspath(out))
     _check(datalist, out, target)
     done: dict[str, Case] = {}
+    reached: set[str] = set()
     with output_lock(writable_folder(out)):
         for folder in (out / "images", out / "labels"):
             writable_folder(folder)
@@ -95,11 +97,14 @@ def regrid(datalist: Datalist, out: Path, target: Target | None = None, overwrit
         try:
             for cases in datalist.sections.values():
                 for case in cases:
+                    reached.add(case.case_id)
                     outcome = _regrid(case, datalist, out, target, overwrite)
                     if outcome.case is not None:
                         done[case.case_id] = outcome.case
                     yield outcome
         finally:
+            later = (case for cases in datalist.sections.values() for case in cases if case.case_id not in reached)
+            done |= {case.case_id: there for case in later if (there := _there(case, datalist, out, target))}
             sections = {
                 name: tuple(done[case.case_id] for case in cases if case.case_id in done)
                 for name, cases in datalist.sections.items()
@@ -117,6 +122,7 @@ def _check(datalist: Datalist, out: Path, target: Target) -> None:
     if twice:
         listed = ", ".join(twice[:10])
         raise InputError(f"{datalist.path}: {len(twice)} case_ids occur more than once ({listed}); make them unique.")
+    _check_sources(datalist, out)
     path = out / DATALIST_FILE
     if not path.exists():
         return
@@ -124,6 +130,29 @@ def _check(datalist: Datalist, out: Path, target: Target) -> None:
     images = (image for cases in old.sections.values() for case in cases for image in case.images)
     if datalist.path == path or not all(image is None or image.is_relative_to(out / "images") for image in images):
         raise InputError(f"{path}: is there, and is no datalist of an earlier run of regrid; choose another --out.")
+
+
+def _check_sources(datalist: Datalist, out: Path) -> None:
+    """Refuse an output folder in which the files to write are those to read."""
+    cases = [case for section in datalist.sections.values() for case in section]
+    sources = {path.resolve() for case in cases for path in (*case.images, case.label) if path is not None}
+    for case in cases:
+        images, label = _outputs(case, datalist, out)
+        own = next((path for path in (*images, label) if path is not None and path.resolve() in sources), None)
+        if own is not None:
+            raise InputError(f"{own}: is an image or label of {datalist.path}, and would be replaced; another --out.")
+
+
+def _there(case: Case, datalist: Datalist, out: Path, target: Target) -> Case | None:
+    """Return a case whose files an earlier run has made from the same sources; None if it has not."""
+    images, label = _outputs(case, datalist, out)
+    files = [path for path in (*images, label) if path is not None]
+    try:
+        mark = _mark(case, target)
+        made = all(path.exists() and read_mark(path) == mark for path in files)
+    except (VolumeError, OSError):
+        return None
+    return replace(case, images=images, label=label) if made else None
 
 
 def _regrid(case: Case, datalist: Datalist, out: Path, target: Target, overwrite: bool) -> Outcome:
@@ -167,7 +196,7 @@ def _mark(case: Case, target: Target) -> str:
     for path in (*case.images, case.label):
         if path is None:
             continue
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        for file in sorted(path.iterdir()) if path.is_dir() else volume_files(path):
             if not file.exists():
                 raise VolumeError(f"{file}: no such file or folder", "correct the path or the data root")
             said.append(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}")

@@ -53,10 +53,16 @@ def split_datalist(
     if hold_out:
         groups = set(hold_out)
         held_out = {name for name, rows in patients.items() if any(groups & set(c.groups.items()) for _, c in rows)}
+        if held_out == set(patients):
+            raise InputError(
+                f"{datalist.path}: every patient has a scan of a group that is held out; nothing is left for training."
+            )
         placed = dict.fromkeys(held_out, TESTING)
         placed |= {n: TRAINING for n, rows in patients.items() if n not in held_out and rows[0][0] == TESTING}
     if fractions is not None:
         pool = [n for n, rows in patients.items() if n not in held_out and any(case.label for _, case in rows)]
+        if not pool:
+            raise InputError(f"{datalist.path}: no patient with a label is left to deal by fractions.")
         placed |= _dealt(pool, patients, fractions, stratify, rng)
     result = _replaced(datalist, placed)
     if folds is not None:
@@ -111,8 +117,6 @@ def _check_held_out(datalist: Datalist, hold_out: Sequence[tuple[str, str]]) -> 
             missing.append(f"no case has {axis}={group}; the values are {', '.join(sorted(values))}")
     if missing:
         raise InputError(f"{datalist.path}: {'; '.join(missing)}.")
-    if hold_out and all(set(hold_out) & set(case.groups.items()) for case in cases):
-        raise InputError(f"{datalist.path}: every case is of a group that is held out; nothing is left for training.")
 
 
 def _patients(datalist: Datalist) -> dict[str, Patient]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections import Counter
@@ -73,15 +74,16 @@ def run(args: argparse.Namespace) -> int:
     from droseg.data.form import strip_suffix
     from droseg.errors import InputError
 
-    out = Path(args.out).expanduser().absolute()
-    mapping = Path(args.mapping).expanduser().absolute() if args.mapping else None
+    out = _absolute(args.out)
+    mapping = _absolute(args.mapping) if args.mapping else None
     if mapping is not None and mapping.is_relative_to(out):
         raise InputError(f"--mapping {mapping}: it identifies people; choose a place outside of {out}.")
     plan = plan_conversion(
-        [Path(tree).expanduser().absolute() for tree in args.trees],
+        [_absolute(tree) for tree in args.trees],
         out,
         choices=compile_choices(args.series_description),
         keep_patient_ids=args.keep_patient_ids,
+        mapping=mapping,
         progress=True,
     )
     for note in plan.notes:
@@ -90,6 +92,9 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         print(_listing(plan))
         return int(failed > 0)
+    if not plan.items and not failed:
+        reasons = ", ".join(sorted({skip.reason for skip in plan.skips})) or "no DICOM file"
+        raise InputError(f"{', '.join(args.trees)}: nothing to convert ({reasons}); --list names what was left out.")
     counts: Counter[str] = Counter()
     for outcome in convert(plan, out, seg_order=args.seg_order, overwrite=args.overwrite, mapping=mapping):
         if outcome.message:
@@ -108,11 +113,15 @@ def run(args: argparse.Namespace) -> int:
         print(f"Structures: {json.dumps(dict(plan.structures), ensure_ascii=False)}")
         options = " ".join(f"--structure {shlex.quote(f'{name}={v}')}" for name, v in plan.structures.items())
         print(f"For droseg data new: --structures {out / STRUCTURES_FILE}, or {options}")
-    print(
-        f"{counts['written']} series written, {counts['there']} there already, {failed} problem{'s' * (failed != 1)}; "
-        f"the table is {out / SCANS_FILE}"
-    )
+    table = f"; the table is {out / SCANS_FILE}" if (out / SCANS_FILE).is_file() else ""
+    done = f"{counts['written']} series written, {counts['there']} there already"
+    print(f"{done}, {failed} problem{'s' * (failed != 1)}{table}")
     return int(failed > 0)
+
+
+def _absolute(path: str) -> Path:
+    """Return the path from the root of the file system, without ".."."""
+    return Path(os.path.abspath(Path(path).expanduser()))
 
 
 def _print_failures(failures: Sequence[tuple[str, str]]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.like == "label" and args.reference is not None:
         raise InputError("--like label and --reference CHANNEL are two different grids; give one of them.")
-    out = Path(args.out).expanduser().absolute()
+    out = Path(os.path.abspath(Path(args.out).expanduser()))
     target = Target(args.like or "channel", args.reference, args.spacing_mm, args.interpolation)
     counts: Counter[str] = Counter()
     for outcome in regrid(read_datalist(args.datalist, args.data_root), out, target, args.overwrite):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,11 @@ _NUMBERED: Final = re.compile(r"(sub|ses)-0*(\d+)")
 
 
 def name_scans(
-    scans: Sequence[Scan], stems: Mapping[str, str], known: Mapping[str, Sequence[Name]], keep_patient_ids: bool = False
+    scans: Sequence[Scan],
+    stems: Mapping[str, str],
+    known: Mapping[str, Sequence[Name]],
+    keep_patient_ids: bool = False,
+    who: Mapping[str, str] | None = None,
 ) -> dict[str, Name]:
     """Return key of a scan -> its name; series of earlier runs keep theirs, whatever else has come into the tree.
 
@@ -28,10 +33,11 @@ def name_scans(
         stems: key -> name for the series, if it was chosen by a name; others are called by their number.
         known: key -> names that earlier runs gave a series.
         keep_patient_ids: call subjects by PatientID.
+        who: PatientID -> number that an earlier run gave the patient.
     Raises:
         InputError: if PatientIDs cannot be told apart as names, or an earlier run named subjects the other way.
     """
-    subjects = _subjects(scans, known, keep_patient_ids)
+    subjects = _subjects(scans, known, keep_patient_ids, who or {})
     used: dict[str, set[str]] = defaultdict(set)
     for names in known.values():
         for subject, session, _ in names:
@@ -49,19 +55,27 @@ def name_scans(
     return _series(scans, stems, known, lambda scan: (subjects[scan.patient], sessions[scan.patient, scan.study]))
 
 
-def _subjects(scans: Sequence[Scan], known: Mapping[str, Sequence[Name]], keep_patient_ids: bool) -> dict[str, str]:
+def _subjects(
+    scans: Sequence[Scan], known: Mapping[str, Sequence[Name]], keep_patient_ids: bool, who: Mapping[str, str]
+) -> dict[str, str]:
     """Return what tells patients apart -> name of the subject."""
     taken = {subject for names in known.values() for subject, _, _ in names}
-    if taken and keep_patient_ids != all(not _NUMBERED.fullmatch(name) for name in taken):
-        done = "numbers" if keep_patient_ids else "PatientIDs"
-        raise InputError(f"the output folder has subjects called by {done} already; choose another --out.")
     before = {scan.patient: name[0] for scan in scans for name in known.get(scan.key, ())}
     patients = sorted({(scan.patient, scan.patient_id) for scan in scans})
+    subjects = _safe_ids(patients) if keep_patient_ids else {}
+    numbered = [bool(_NUMBERED.fullmatch(name)) for name in taken]
+    if keep_patient_ids:  # an ID may look like a number; the series that are there already tell
+        other = any(subjects[p] != name for p, name in before.items()) or (not before and numbered and all(numbered))
+    else:
+        other = not all(numbered)
+    if other:
+        done = "numbers" if keep_patient_ids else "PatientIDs"
+        raise InputError(f"the output folder has subjects called by {done} already; choose another --out.")
     if keep_patient_ids:
-        return _safe_ids(patients)
-    subjects = {}
-    for patient, _ in patients:
-        subjects[patient] = before.get(patient) or _next_number("sub", taken, 3)
+        return subjects
+    taken |= set(who.values())
+    for patient, identity in patients:
+        subjects[patient] = before.get(patient) or who.get(identity) or _next_number("sub", taken, 3)
         taken.add(subjects[patient])
     return subjects
 
@@ -117,7 +131,8 @@ def _series(
     for scan in sorted(scans, key=lambda scan: (scan.series.number or 0, scan.series.uid, volume.get(scan.key, 0))):
         if scan.key in result:
             continue
-        names = [base(scan), *(f"{base(scan)}_run-{run}" for run in range(2, len(scans) + len(taken) + 2))]
-        result[scan.key] = next(name for stem in names if (name := (*place(scan), stem)) not in taken)
+        stem = base(scan)
+        names = itertools.chain([stem], (f"{stem}_run-{run}" for run in itertools.count(2)))
+        result[scan.key] = next(name for last in names if (name := (*place(scan), last)) not in taken)
         taken.add(result[scan.key])
     return result

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from droseg.data.convert.files import read_marks, read_structures
+from droseg.data.convert.files import MAPPING_COLUMNS, read_marks, read_structures, read_table
 from droseg.data.convert.names import Name, name_scans
 from droseg.data.convert.segments import SegObject, structure_values
 from droseg.data.convert.tree import Scan, Tree, read_trees
@@ -83,6 +83,7 @@ def plan_conversion(
     *,
     choices: Sequence[Choice] = (),
     keep_patient_ids: bool = False,
+    mapping: Path | None = None,
     progress: bool = False,
 ) -> Plan:
     """Return what converting some DICOM trees will do.
@@ -92,6 +93,7 @@ def plan_conversion(
         out: folder for the files; what earlier runs left there keeps its names and label values.
         choices: a series is converted if one of them matches its description; none: all series.
         keep_patient_ids: call subjects by PatientID, not by numbers.
+        mapping: table of an earlier run that says which patient has which number, if there is one.
         progress: show progress bars on stderr once they have taken two seconds.
     Raises:
         InputError: if there is nothing to convert, or the arguments do not fit to what there is.
@@ -102,13 +104,21 @@ def plan_conversion(
     if choices and tree.scans and not scans:
         there = ", ".join(sorted({_text(scan) or "(none)" for scan in tree.scans})[:20])
         raise InputError(f"{OPTION}: no series matches; the descriptions are: {there}.")
-    names = name_scans(scans, stems, read_marks(out), keep_patient_ids)
+    known = read_marks(out)
+    rows = [] if mapping is None else read_table(mapping, MAPPING_COLUMNS)
+    who = {row["patient_id"]: row["subject"] for row in rows if row["patient_id"]}
+    names = name_scans(scans, stems, known, keep_patient_ids, who)
     segs, seg_skips, seg_failures = _assigned(tree, {scan.key for scan in scans})
     items = [Item(scan, tuple(segs.get(scan.key, ())), names[scan.key]) for scan in scans]
     items.sort(key=lambda item: item.name)
     cases = [{name: number for seg in item.segs for name, number in seg.numbers.items()} for item in items if item.segs]
     values, conflicts = structure_values(cases, read_structures(out))
-    notes = [*_patient_notes(items), *_choice_notes(items, choices), *_repeat_notes(items, stems)]
+    notes = [
+        *_patient_notes(items),
+        *_follow_up_notes(items, known, keep_patient_ids, who),
+        *_choice_notes(items, choices),
+        *_repeat_notes(items, stems),
+    ]
     notes += [f"{seg.path}: {note}" for item in items for seg in item.segs for note in seg.notes]
     return Plan(
         items=tuple(items),
@@ -143,9 +153,14 @@ def _assigned(tree: Tree, chosen: set[str]) -> tuple[dict[str, list[SegObject]],
     found: dict[str, list[SegObject]] = defaultdict(list)
     skips: list[Skip] = []
     failures: list[tuple[str, str]] = []
+    images = {tree.instances[path]: scan for scan in tree.scans for path in scan.series.files}
+    of_series: dict[str, list[Scan]] = defaultdict(list)
+    for scan in tree.scans:
+        of_series[scan.series.uid].append(scan)
     for seg in tree.segs:
-        drawn_on = [scan for scan in tree.scans if seg.images & {tree.instances[path] for path in scan.series.files}]
-        drawn_on = drawn_on or [scan for scan in tree.scans if scan.series.uid in seg.series]
+        keys = {images[image].key for image in seg.images if image in images}
+        drawn_on = [scan for scan in tree.scans if scan.key in keys] if keys else []
+        drawn_on = drawn_on or [scan for uid in dict.fromkeys(seg.series) for scan in of_series.get(uid, ())]
         for scan in drawn_on:
             if scan.key in chosen:
                 found[scan.key].append(seg)
@@ -155,6 +170,20 @@ def _assigned(tree: Tree, chosen: set[str]) -> tuple[dict[str, list[SegObject]],
         elif not any(scan.key in chosen for scan in drawn_on):
             skips.append(Skip(seg.path.name, seg.path, f"a SEG object of a series that is not chosen by {OPTION}"))
     return found, skips, failures
+
+
+def _follow_up_notes(
+    items: Sequence[Item], known: Mapping[str, Sequence[Name]], keep_patient_ids: bool, who: Mapping[str, str]
+) -> list[str]:
+    """Return what nobody can know of new subjects beside earlier ones."""
+    earlier = {subject for names in known.values() for subject, _, _ in names}
+    new = {item.name[0] for item in items} - earlier
+    if keep_patient_ids or who or not (earlier and new):
+        return []
+    return [
+        f"{len(new)} new subject{'s' * (len(new) != 1)} beside {len(earlier)} of earlier runs: a patient of those who "
+        "was scanned again is recognized only if the old studies are in the tree, too, or by --mapping FILE of that run"
+    ]
 
 
 def _patient_notes(items: Sequence[Item]) -> list[str]:

@@ -94,7 +94,7 @@ def _convert(
 
 def _write_image(item: Item, path: Path, overwrite: bool) -> Status:
     mark = files.series_mark(item.scan.key, item.scan.source)
-    if _is_there(path, mark, str(item.scan.series), overwrite):
+    if _is_there(path, (mark,), overwrite):
         return "there"
     volume = read_series(item.scan.series)
     check_form(volume, str(item.scan.series))
@@ -107,28 +107,31 @@ def _write_label(
 ) -> Status:
     values = {name: structures[name] for seg in item.segs for name in seg.numbers}
     said = [item.scan.source, *sorted(seg.instance or seg.path.name for seg in item.segs)]
-    said += [f"{name}={value}" for name, value in sorted(values.items())] + ["order", *seg_order]
-    mark = files.label_mark(hashlib.sha256("\n".join(said).encode()).hexdigest()[:16])
-    if _is_there(path, mark, str(item.segs[0].path), overwrite):
+    said += [f"{name}={value}" for name, value in sorted(values.items())]
+    # One that was made without an order has no overlap, so that it is the same with any.
+    orders = [[name for name in seg_order if name in values], []]
+    digests = [hashlib.sha256("\n".join([*said, "order", *order]).encode()).hexdigest()[:16] for order in orders]
+    mark, plain = map(files.label_mark, digests)
+    if _is_there(path, (mark, plain), overwrite):
         return "there"
     labels = label_map(item.segs, item.scan.series, values, seg_order)
     write_image(files.nifti(labels, np.array(item.scan.series.affine), mark), path)
     return "written"
 
 
-def _is_there(path: Path, mark: str, source: str, overwrite: bool) -> bool:
-    """Return whether the file has been written from the same source already.
+def _is_there(path: Path, marks: Sequence[str], overwrite: bool) -> bool:
+    """Return whether the file has been written from the same source already, as one of the marks says.
 
     Raises:
         _Taken: if another file has its name, and may not be replaced.
     """
     if not path.exists():
         return False
-    if files.read_mark(path) == mark:
+    if files.read_mark(path) in marks:
         return True
     if overwrite:
         return False
-    raise _Taken(f"{path}: is there, and was not made from {source} as it is now; --overwrite, or another --out.")
+    raise _Taken(f"{path}: is there, made from other files or options; --overwrite, or another --out.")
 
 
 def _write_tables(done: Sequence[Outcome], out: Path, structures: Mapping[str, int], mapping: Path | None) -> None:
@@ -140,7 +143,7 @@ def _write_tables(done: Sequence[Outcome], out: Path, structures: Mapping[str, i
         rows.append(files.scan_row(item.name, item.file, item.label_file if has_label else "", item.scan.tags))
     if rows:
         files.update_table(out / files.SCANS_FILE, files.SCAN_COLUMNS, rows, out)
-    if structures and any(outcome.label == "written" for outcome in done):
+    if structures and any(outcome.label in ("written", "there") for outcome in done):
         files.write_structures(out, structures)
     if mapping is not None and usable:
         who = [_mapping_row(outcome.item) for outcome in usable]

@@ -1,124 +1,19 @@
-"""The tags of a DICOM header that leave it: how a series was scanned, by a fixed list."""
+"""The columns of the scanner's tags in the table of a conversion."""
 
 from __future__ import annotations
 
-import math
 import re
-import warnings
-from typing import Any, Final
+from typing import Final
 
-from droseg.data.dicom import tells_patient
-from droseg.data.scanner import Tags
+from droseg.data.scanner import TAG_NAMES
 
 MISSING: Final = "n/a"
 """What BIDS writes for a value that is not known."""
-
-_TEXTS: Final = {
-    "Manufacturer": "Manufacturer",
-    "ManufacturerModelName": "ManufacturersModelName",
-    "SoftwareVersions": "SoftwareVersions",
-    "ReceiveCoilName": "ReceiveCoilName",
-    "ScanningSequence": "ScanningSequence",
-    "SequenceVariant": "SequenceVariant",
-    "SequenceName": "SequenceName",
-    "MRAcquisitionType": "MRAcquisitionType",
-}
-_NUMBERS: Final = {
-    "MagneticFieldStrength": ("MagneticFieldStrength", 1.0),
-    "SliceThickness": ("SliceThickness", 1.0),
-    "SpacingBetweenSlices": ("SpacingBetweenSlices", 1.0),
-    # BIDS has seconds, DICOM milliseconds.
-    "RepetitionTime": ("RepetitionTime", 1000.0),
-    "EchoTime": ("EchoTime", 1000.0),
-    "InversionTime": ("InversionTime", 1000.0),
-    "FlipAngle": ("FlipAngle", 1.0),
-    "EchoTrainLength": ("EchoTrainLength", 1.0),
-    "PixelBandwidth": ("PixelBandwidth", 1.0),
-    "ParallelReductionFactorInPlane": ("ParallelReductionFactorInPlane", 1.0),
-}
-"""DICOM keyword -> name in BIDS, and how many of DICOM's units are one of BIDS'."""
-
-# Where an enhanced multi-frame object keeps them (DICOM PS3.3 C.8.13.5).
-_FRAME_GROUPS: Final = {
-    "SliceThickness": ("PixelMeasuresSequence", "SliceThickness"),
-    "SpacingBetweenSlices": ("PixelMeasuresSequence", "SpacingBetweenSlices"),
-    "RepetitionTime": ("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
-    "FlipAngle": ("MRTimingAndRelatedParametersSequence", "FlipAngle"),
-    "EchoTrainLength": ("MRTimingAndRelatedParametersSequence", "EchoTrainLength"),
-    "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
-    "InversionTime": ("MRModifierSequence", "InversionTimes"),
-    "ParallelReductionFactorInPlane": ("MRModifierSequence", "ParallelReductionFactorInPlane"),
-    "PixelBandwidth": ("MRImagingModifierSequence", "PixelBandwidth"),
-}
-_RENAMED: Final = {"SequenceName": "PulseSequenceName"}  # in an enhanced object
-
-TAG_KEYWORDS: Final = (
-    *_TEXTS,
-    *_NUMBERS,
-    *_RENAMED.values(),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-)
-"""All that is read of a header for the tags."""
 
 
 def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-TAG_COLUMNS: Final = {bids: _snake(bids) for bids in (*_TEXTS.values(), *(name for name, _ in _NUMBERS.values()))}
+TAG_COLUMNS: Final = {name: _snake(name) for name in TAG_NAMES}
 """Name in BIDS -> column of the table: EchoTime is echo_time."""
-
-
-def fixed_tags(header: Any, private: frozenset[str]) -> Tags:
-    """Return the tags of the fixed list, by their names and in the units of BIDS (times in seconds).
-
-    Args:
-        header: a pydicom data set.
-        private: words of the patient's tags; a text with one of them is left out.
-    """
-    found: Tags = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # values that break a rule of DICOM, in most files of most scanners
-        for keyword, name in _TEXTS.items():
-            text = _text(_element(header, keyword) or _element(header, _RENAMED.get(keyword, keyword)))
-            if text and not tells_patient(text, private):
-                found[name] = text
-        for keyword, (name, per_unit) in _NUMBERS.items():
-            number = _number(_element(header, keyword))
-            if number is None and keyword in _FRAME_GROUPS:
-                number = _number(_of_frame(header, *_FRAME_GROUPS[keyword]))
-            if number is not None:
-                found[name] = number / per_unit
-    return found
-
-
-def _text(value: Any) -> str:
-    """Return a text on one line; several values in one, as in a sidecar of dcm2niix: SE_IR."""
-    text = value if isinstance(value, str) else "_".join(map(str, value or ()))
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):  # absent, empty, or several values
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _element(header: Any, keyword: str) -> Any:
-    """Return the value of an element; None if it is not there or breaks the rules of its type."""
-    try:
-        return header.get(keyword)
-    except Exception:  # pydicom reads a value when it is asked for, and raises many types on a damaged one
-        return None
-
-
-def _of_frame(header: Any, sequence: str, keyword: str) -> Any:
-    """Return a value of the first frame, or of what all frames share."""
-    for groups in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
-        items = _element(header, groups)
-        found = _element(items[0], sequence) if items else None
-        if found:
-            return _element(found[0], keyword)
-    return None

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from droseg.data.convert.segments import SegObject, read_seg_header
-from droseg.data.convert.tags import TAG_KEYWORDS, fixed_tags
 from droseg.data.dicom import DicomSeries, squeezed
 from droseg.data.dicom_header import read_dataset
 from droseg.data.dicom_stack import group_series
 from droseg.data.dicom_tree import read_headers
 from droseg.data.grids import VolumeError
-from droseg.data.scanner import Tags
+from droseg.data.scanner import TAG_KEYWORDS, Tags, fixed_tags
 from droseg.data.walk import Skip, walk_folder
 from droseg.errors import InputError
 
