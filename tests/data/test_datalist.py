@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from droseg.data import read_datalist, write_datalist
+from droseg.data import Case, Datalist, read_datalist, write_datalist
 from droseg.data.datalist import parse_datalist
 from droseg.errors import DatalistError
 
