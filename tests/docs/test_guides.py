@@ -28,9 +28,14 @@ def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def shows(output: str, quoted: str) -> bool:
-    """Whether the quoted text is part of the output in this order, with `...` for anything and all blanks alike."""
+    """Whether the quoted text is part of the output in this order, with `...` for anything and all blanks alike.
+
+    Where it does not begin or end with `...`, whole words are meant: "0 voxels" is not part of "10 voxels".
+    """
     wanted, found = (" ".join(text.split()) for text in (quoted, output))
-    return bool(re.search(".*".join(re.escape(part.strip()) for part in wanted.split("...")), found))
+    pattern = ".*".join(re.escape(part.strip()) for part in wanted.split("..."))
+    begin, end = r"(?<!\w)" * (not wanted.startswith("...")), r"(?!\w|\.\d)" * (not wanted.endswith("..."))
+    return bool(re.search(f"{begin}{pattern}{end}", found))
 
 
 @pytest.mark.parametrize("guide", WALKED, ids=lambda page: page.stem)
@@ -82,6 +87,10 @@ def test_a_block_that_is_not_run_says_why(page: Path):
         ("epoch 2/2 loss 2.6\n   val", True),
         ("finished\n...\nepoch", False),
         ("loss 2,6", False),
+        ("poch 2/2", False),
+        ("loss 2", False),
+        ("...\nloss 2...", True),
+        ("...\n2.6 va", False),
     ],
 )
 def test_quoted_output_is_found_with_ellipses_and_any_blanks(quoted: str, is_shown: bool):
