@@ -88,7 +88,9 @@ def _section(parser: argparse.ArgumentParser) -> str:
     rows = [
         f"| {_names(action)} | {_cell(formatter._expand_help(action) if action.help else '')} |" for action in shown
     ]
-    parts = [f"## {parser.prog}", _text(parser.description, parser.prog)]
+    # Lines set in by two blanks are a table of files, which Markdown would run together.
+    described = re.sub(r"^  (?=\S)", "    ", _text(parser.description, parser.prog), flags=re.M)
+    parts = [f"## {parser.prog}", described]
     if rows:
         parts.append("\n".join(["| argument | meaning |", "|---|---|", *rows]))
     if parser.epilog:

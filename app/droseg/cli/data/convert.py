@@ -25,7 +25,8 @@ Convert trees of DICOM files, as a PACS or a scanner exports them, to NIfTI:
   DIR/structures.json                        the label value of each segment name, the same in all cases
 
 Subjects and sessions are numbered; no name, ID, date or description leaves the DICOM files, but the names of segments
-do: read structures.json. Faces and burnt-in text stay in the voxels: they are not removed. The same command again goes on where it stopped; new patients get new numbers.
+do: read structures.json. Faces and burnt-in text stay in the voxels: they are not removed. The same command again goes
+on where it stopped; new patients get new numbers.
 """
 
 
