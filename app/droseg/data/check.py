@@ -102,7 +102,7 @@ def _check_case(case: Case, datalist: Datalist, needs_label: bool) -> Iterator[F
     except VolumeError as error:
         yield "error", f"label {error}"
         return
-    yield from _check_label(case.label, label, datalist.structures)
+    yield from _check_label(case.label, label, datalist.structures, datalist.background)
     if channels:
         yield from _check_grid("label", case.label, label, *channels[0])
 
@@ -146,7 +146,9 @@ def _check_grid(what: str, path: Path, volume: Volume, image_path: Path, image: 
         )
 
 
-def _check_label(path: Path, volume: Volume, structures: dict[str, tuple[int, ...]]) -> Iterator[Finding]:
+def _check_label(
+    path: Path, volume: Volume, structures: dict[str, tuple[int, ...]], background: Sequence[int]
+) -> Iterator[Finding]:
     if len(volume.array) != 1:
         yield "error", f"label {path}: {len(volume.array)} channels; one volume of label values is expected."
         return
@@ -161,15 +163,17 @@ def _check_label(path: Path, volume: Volume, structures: dict[str, tuple[int, ..
         text = f"{int(counts[~whole].sum())} voxels have values that are not integers ({shown})"
         yield "error", f"label {path}: {text}; was it resampled with interpolation? Use nearest neighbor."
     declared = {value for numbers in structures.values() for value in numbers}
-    strange = [i for i, value in enumerate(values) if whole[i] and value != 0 and int(value) not in declared]
+    known = declared.union(background)
+    strange = [i for i, value in enumerate(values) if whole[i] and int(value) not in known]
     if strange:
         shown = _listed(f"{values[i]:g} ({counts[i]} voxels)" for i in strange)
         text = f"values that no structure declares: {shown}"
         yield (
             "error",
-            f"label {path}: {text}; declared are {sorted(declared)}. Add them to `structures` or to the background.",
+            f"label {path}: {text}; declared are {sorted(declared)}. Add them to `structures`, under a name of their own "
+            f'or, if they are none, as "background": {sorted({*background, *(int(values[i]) for i in strange)})}.',
         )
-    if not any(value != 0 for value in values):
+    if all(value in background for value in values):
         yield "warning", f"label {path}: empty, there is no structure in it; is it the right file?"
 
 

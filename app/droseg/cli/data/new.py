@@ -69,13 +69,23 @@ def register(jobs: argparse._SubParsersAction) -> None:
     )
     add("--bids", action="store_true", help="ROOT is a BIDS tree; its participants.tsv and sessions tables are joined")
     add("--no-label", action="store_true", help="with --bids: take no labels, a list of images to segment")
-    add("--structure", action="append", default=[], metavar="NAME=VALUE[,VALUE]", help="structure of a label value")
+    add(
+        "--structure",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE[,VALUE]",
+        help="structure of a label value; 'background' is none",
+    )
     add(
         "--structures",
         metavar="FILE",
         help="all structures: a datalist, Decathlon's dataset.json, BIDS' dseg.tsv, or an ITK-SNAP label file",
     )
-    add("--allow-other-values", action="store_true", help="label values that no structure names are background")
+    add(
+        "--allow-other-values",
+        action="store_true",
+        help="label values that no structure names are background, and written as such",
+    )
     add("--allow-missing-channels", action="store_true", help="keep cases that lack a channel; it becomes null")
     add("--skip-incomplete", action="store_true", help="leave out cases that lack a channel or the label")
     add("--exclude", action="append", default=[], metavar="CASE", help="leave out a case (repeatable)")
@@ -177,7 +187,7 @@ def _tell(finding: Finding, everything: bool) -> None:
 
 def _request(args: argparse.Namespace, out: Path) -> Request:
     """Return what the options ask for; an InputError says what cannot be understood."""
-    from droseg.data.from_folders import Leniency, Request, Tables, parse_channels, parse_structures, read_structures
+    from droseg.data.from_folders import Leniency, Request, Tables, parse_channels
     from droseg.errors import InputError
 
     if out.exists() and not args.overwrite:
@@ -192,7 +202,13 @@ def _request(args: argparse.Namespace, out: Path) -> Request:
         raise InputError("with --bids give one --label, or several globs with {subject}.")
     if args.section in _NO_SECTIONS:
         raise InputError(f"--section {args.section}: a datalist uses this word for something else.")
+    if args.allow_other_values and args.no_volumes:
+        raise InputError(
+            "--allow-other-values reads the labels to find these values, and --no-volumes keeps it from that; leave out "
+            "one, or name the values: --structure background=3,4."
+        )
     channels = tuple(parse_channels(args.image, args.bids))
+    structures, background = _structures(args)
     return Request(
         root=Path(args.root),
         channels=channels,
@@ -207,7 +223,8 @@ def _request(args: argparse.Namespace, out: Path) -> Request:
             args.match_numbers,
         ),
         axes=_axes(args, [name for channel in channels for name in channel.names]),
-        structures=read_structures(Path(args.structures)) if args.structures else parse_structures(args.structure),
+        structures=structures,
+        background=background,
         other_values=args.allow_other_values,
         allow=Leniency(args.allow_missing_channels, args.skip_incomplete, tuple(args.exclude)),
         section=args.section,
@@ -216,6 +233,15 @@ def _request(args: argparse.Namespace, out: Path) -> Request:
 
 
 _NO_SECTIONS = ("channels", "structures", "modality", "labels", "")
+
+
+def _structures(args: argparse.Namespace) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
+    """Return the structures of --structure or --structures, and the label values that are none."""
+    from droseg.data.from_folders import parse_background, parse_structures, read_background, read_structures
+
+    if args.structures:
+        return read_structures(Path(args.structures)), read_background(Path(args.structures))
+    return parse_structures(args.structure), parse_background(args.structure)
 
 
 def _axes(args: argparse.Namespace, channels: list[str]) -> tuple[Axis, ...]:

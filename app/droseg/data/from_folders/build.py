@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -56,7 +56,8 @@ class Request:
         labels: globs of the labels; of a BIDS tree also a folder, or the entities of the file names.
         unlabelled: images to be segmented, also where a BIDS tree has labels.
         structures: empty if nobody named them.
-        other_values: whether label values that no structure names count as background.
+        background: label values that are no structure.
+        other_values: whether all label values that nobody named are background, too.
         section: of the datalist; default: training, or testing without labels.
         volumes: whether to read the voxels, as `droseg data check` does.
     """
@@ -69,6 +70,7 @@ class Request:
     tables: Tables = field(default_factory=Tables)
     axes: tuple[Axis, ...] = ()
     structures: Structures = field(default_factory=dict)
+    background: tuple[int, ...] = (0,)
     other_values: bool = False
     allow: Leniency = field(default_factory=Leniency)
     section: str | None = None
@@ -102,6 +104,7 @@ def build_datalist(request: Request, out: Path, findings: Findings, progress: bo
         names,
         request.structures,
         {section: tuple(_entry(case, groups[case.key]) for case in cases)},
+        request.background,
     )
     if labels is not None:
         datalist = _named_structures(request, datalist, root, findings, progress)
@@ -239,18 +242,21 @@ def _named_structures(request: Request, datalist: Datalist, root: Path, findings
     if request.structures and not request.volumes:
         return datalist
     found = read_label_values(labels, progress)
-    occurring = tuple(sorted({value for values in found.values() for value in values}))
+    occurring = {value for values in found.values() for value in values}
     if not request.structures:
         ask_for_structures(found, findings, sorted(root.glob("**/*dseg.tsv")) if request.bids else [])
-        return replace(datalist, structures={"any": occurring or (1,)})
+        return replace(datalist, structures={"any": tuple(sorted(occurring)) or (1,)})
     check_occurrence(request.structures, found, findings)
-    _tell_other_values(request, found, findings)
-    return replace(datalist, structures={**request.structures, "others": occurring or (1,)})
+    named = {*request.background, *(value for values in request.structures.values() for value in values)}
+    _tell_other_values(request, named, found, findings)
+    others = tuple(sorted(occurring - named))
+    if request.other_values:
+        return replace(datalist, background=tuple(sorted({*request.background, *others})))
+    return replace(datalist, structures={**request.structures, **({"others": others} if others else {})})
 
 
-def _tell_other_values(request: Request, found: LabelValues, findings: Findings) -> None:
-    """Report the values that no structure names, with their files and voxels."""
-    named = {value for values in request.structures.values() for value in values}
+def _tell_other_values(request: Request, named: Collection[int], found: LabelValues, findings: Findings) -> None:
+    """Report the values that nobody named, with their files and voxels."""
     items = []
     for path, values in found.items():
         others = [f"{value} ({counted(voxels, 'voxel')})" for value, voxels in values.items() if value not in named]
@@ -261,7 +267,8 @@ def _tell_other_values(request: Request, found: LabelValues, findings: Findings)
     if request.other_values:
         findings.warning(f"{text}; they count as background:", items)
     else:
-        ways = "name them by --structure, correct the labels, or add --allow-other-values if they are background"
+        ways = "name them by --structure (background=VALUE if they are none; --allow-other-values: all), or correct"
+        ways += " the labels"
         findings.error(f"{text}; {ways}:", items)
 
 
