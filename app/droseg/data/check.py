@@ -170,7 +170,7 @@ def _check_label(
         text = f"values that no structure declares: {shown}"
         yield (
             "error",
-            f"label {path}: {text}; declared are {sorted(declared)}. Add them to `structures`, under a name of their own "
+            f"label {path}: {text}; declared are {sorted(declared)}. Add them to `structures`, by their names "
             f'or, if they are none, as "background": {sorted({*background, *(int(values[i]) for i in strange)})}.',
         )
     if all(value in background for value in values):

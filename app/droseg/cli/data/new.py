@@ -74,7 +74,7 @@ def register(jobs: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE[,VALUE]",
-        help="structure of a label value; 'background' is none",
+        help="structure of a label value; background=VALUE is none",
     )
     add(
         "--structures",
@@ -84,7 +84,7 @@ def register(jobs: argparse._SubParsersAction) -> None:
     add(
         "--allow-other-values",
         action="store_true",
-        help="label values that no structure names are background, and written as such",
+        help="label values that nobody named are background, and written as such",
     )
     add("--allow-missing-channels", action="store_true", help="keep cases that lack a channel; it becomes null")
     add("--skip-incomplete", action="store_true", help="leave out cases that lack a channel or the label")
@@ -204,8 +204,8 @@ def _request(args: argparse.Namespace, out: Path) -> Request:
         raise InputError(f"--section {args.section}: a datalist uses this word for something else.")
     if args.allow_other_values and args.no_volumes:
         raise InputError(
-            "--allow-other-values reads the labels to find these values, and --no-volumes keeps it from that; leave out "
-            "one, or name the values: --structure background=3,4."
+            "--allow-other-values finds these values in the voxels, which --no-volumes does not read; leave out one of "
+            "the two, or name the values: --structure background=3,4."
         )
     channels = tuple(parse_channels(args.image, args.bids))
     structures, background = _structures(args)
