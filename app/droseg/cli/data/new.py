@@ -67,7 +67,11 @@ def register(jobs: argparse._SubParsersAction) -> None:
         help="files of the labels; with --bids also a folder in the tree, or desc-manual_dseg"
         " (default with --bids: *_dseg in derivatives/); without labels the list is one of images to segment",
     )
-    add("--bids", action="store_true", help="ROOT is a BIDS tree; its participants.tsv and sessions tables are joined")
+    add(
+        "--bids",
+        action="store_true",
+        help="ROOT is a BIDS tree; its participants.tsv (unless there is a --table) and sessions tables are joined",
+    )
     add("--no-label", action="store_true", help="with --bids: take no labels, a list of images to segment")
     add(
         "--structure",
@@ -98,7 +102,8 @@ def register(jobs: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="CSV or TSV with a row per patient, or per patient and session (repeatable)",
+        help="CSV or TSV with a row per patient, or per patient and session (repeatable); with --bids in place of"
+        " participants.tsv",
     )
     add("--subject-column", metavar="COLUMN", help="default: participant_id, subject, subject_id, patient_id ...")
     add(
@@ -200,6 +205,7 @@ def _request(args: argparse.Namespace, out: Path) -> Request:
         raise InputError("give --label or --no-label, not both.")
     if args.bids and len(args.label) > 1 and not all("{" in label for label in args.label):
         raise InputError("with --bids give one --label, or several globs with {subject}.")
+    _check_table_options(args)
     if args.section in _NO_SECTIONS:
         raise InputError(f"--section {args.section}: a datalist uses this word for something else.")
     if args.allow_other_values and args.no_volumes:
@@ -230,6 +236,20 @@ def _request(args: argparse.Namespace, out: Path) -> Request:
         section=args.section,
         volumes=not args.no_volumes,
     )
+
+
+def _check_table_options(args: argparse.Namespace) -> None:
+    """Refuse options that say how to read a table where there is none."""
+    from droseg.errors import InputError
+
+    columns = {"--subject-column": args.subject_column, "--session-column": args.session_column}
+    others = {"--where": args.where, "--match-numbers": args.match_numbers}
+    given = [option for option, value in (columns if args.bids else {**columns, **others}).items() if value]
+    if given and not args.table:
+        why = "; those of a BIDS tree are joined by participant_id and session_id" if args.bids else ""
+        raise InputError(
+            f"{', '.join(given)}: for a --table, and none is given{why}. Add --table FILE, or leave it out."
+        )
 
 
 _NO_SECTIONS = ("channels", "structures", "modality", "labels", "")

@@ -29,7 +29,7 @@ from droseg.data.from_folders.structures import (
     check_occurrence,
     read_label_values,
 )
-from droseg.data.from_folders.tables import SubjectTable, read_table
+from droseg.data.from_folders.tables import SubjectTable, find_unused, read_table
 from droseg.data.scanner import Tags
 from droseg.data.volumes import VolumeError
 from droseg.errors import DatalistError
@@ -172,21 +172,7 @@ def _joined(
 ) -> list[JoinedTable]:
     """Return the tables that were given, and those of a BIDS tree, joined to the cases."""
     asked = request.tables
-    use_sessions = any(case.session for case in cases)
-    found: list[SubjectTable] = []
-    for path in asked.paths:
-        table = read_table(
-            path,
-            findings,
-            subject_column=asked.subject_column,
-            session_column=asked.session_column,
-            where=asked.where,
-            use_sessions=use_sessions,
-        )
-        found += [table] if table else []
-    if request.bids:
-        given = {os.path.realpath(path) for path in asked.paths}
-        found += [table for table in bids_tables(root, findings) if os.path.realpath(table.path) not in given]
+    found = _tables(request, root, any(case.session for case in cases), findings)
     joined = []
     for table in found:
         # Of a BIDS tree only the subjects that were scanned several times need a table of sessions.
@@ -202,6 +188,34 @@ def _joined(
         )
         joined.append(JoinedTable(table, rows, complete))
     return joined
+
+
+def _tables(request: Request, root: Path, use_sessions: bool, findings: Findings) -> list[SubjectTable]:
+    """Return the tables that were given, and those of a BIDS tree; a column that none of them has is an error."""
+    asked = request.tables
+    found: list[SubjectTable] = []
+    for path in asked.paths:
+        table = read_table(
+            path,
+            findings,
+            subject_column=asked.subject_column,
+            session_column=asked.session_column,
+            where=asked.where,
+            use_sessions=use_sessions,
+        )
+        found += [table] if table else []
+    all_read = len(found) == len(asked.paths)  # one that cannot be read may have the columns
+    if all_read:
+        find_unused(found, asked.subject_column, "--subject-column", findings)
+        find_unused(found, asked.session_column, "--session-column", findings)
+    if request.bids:
+        found += bids_tables(root, findings, given=asked.paths, where=asked.where)
+    if all_read:
+        for column in dict.fromkeys(column for column, _ in asked.where):
+            find_unused(found, column, "--where", findings)
+    if all_read and not found and (asked.where or asked.match_numbers):
+        findings.error(f"{root}: no table for --where or --match-numbers; give --table FILE, or leave them out.")
+    return found
 
 
 class _Headers:
