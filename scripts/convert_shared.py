@@ -133,6 +133,8 @@ def finish(
     """Build and write the datalist, print what was found and which groups resulted; the exit code."""
     findings = Findings()
     try:
+        if args.portable and root is None:
+            raise InputError("--portable is for one SOURCE: --data-root takes one folder; leave it out, or give one.")
         datalist = build(findings)
         write_datalist(datalist, args.out, root if args.portable else None)
     except DrosegError as error:
