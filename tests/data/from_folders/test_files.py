@@ -169,3 +169,11 @@ def test_folders_of_dicom_series_are_images(study, real_data: Path):
     assert entry["image"] == "study/p1/session1/t1"
     assert entry["case_id"] == "p1_session1"
     assert entry["groups"]["manufacturer"] != "unknown"
+
+
+@pytest.mark.parametrize("names", ["T1w,,T2w", "T1w,T1w", "T1w,", "T1w,label"])
+def test_the_channels_of_one_file_have_each_a_name_of_its_own(study, names):
+    study.case("a")
+    options = ["--image", f"{names}={{subject}}_T2w.nii.gz", "--label", "{subject}_seg.nii.gz"]
+    assert study.new(*options, files=False) == 2
+    assert f"--image '{names}=" in study.err or "cannot be called 'label'" in study.err

@@ -143,6 +143,13 @@ def test_background_values_that_are_not_read_must_be_named(study):
     assert read_datalist(study.out_path).background == (0, 2)
 
 
+@pytest.mark.parametrize("second", ["twin=1,2", "twin=2,1,2"])
+def test_structures_of_the_same_values_are_refused_before_anything_is_read(study, second):
+    study.case("a")
+    assert study.new("--structure", "both=1,2", "--structure", second, structures=False) == 1
+    assert "both and twin have the same label values" in study.err
+
+
 STRUCTURE_FILES = {
     "datalist.json": json.dumps({"structures": {"x": 1, "y": [2, 3]}, "training": []}),
     "dataset.json": json.dumps({"labels": {"0": "background", "1": "x", "2": "y", "3": "y"}}),

@@ -15,8 +15,9 @@ from tqdm import tqdm
 from droseg.data import form
 from droseg.data.csv_text import read_text
 from droseg.data.from_folders.findings import Findings, counted, some
+from droseg.data.regions import label_values
 from droseg.data.volumes import VolumeError, read_volume
-from droseg.errors import DatalistError, InputError
+from droseg.errors import BundleError, DatalistError, InputError
 
 Structures = dict[str, tuple[int, ...]]
 LabelValues = dict[Path, dict[int, int]]
@@ -117,8 +118,8 @@ def _by_name(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
 
 def _checked(named: object, source: str) -> Structures:
     try:
-        return form.read_structures({"structures": named}, True)
-    except ValueError as error:
+        return label_values(form.read_structures({"structures": named}, True))
+    except (ValueError, BundleError) as error:
         raise DatalistError(f"{source}: {error}") from error
 
 
