@@ -19,6 +19,8 @@ from droseg.keys import TESTING
 
 REGRID: Final = "`droseg data regrid` puts all images and the label of a case on one grid"
 
+NO_LABEL: Final = "no label; give one, or move the case to the testing section."
+
 SMALL_GROUP: Final = 5
 """Below this number of patients a subgroup table has no confidence interval."""
 
@@ -46,7 +48,7 @@ def check_datalist(datalist: Datalist, sections: Sequence[str] | None = None, pr
     Raises:
         DatalistError: if a section that was asked for is not there.
     """
-    problems = [*_identity_problems(datalist), *_missing_problems(datalist), *_group_problems(datalist)]
+    problems = [*_identity_problems(datalist), *missing_channels(datalist), *_group_problems(datalist)]
     if sections is None:
         rows = [(name, case) for name, cases in datalist.sections.items() for case in cases]
     else:
@@ -95,7 +97,7 @@ def _check_case(case: Case, datalist: Datalist, needs_label: bool) -> Iterator[F
         yield "error", f"image {case.present_images[0]}: {text}"
     if case.label is None:
         if needs_label:
-            yield "error", "no label; give one, or move the case to the testing section."
+            yield "error", NO_LABEL
         return
     try:
         label = read_volume(case.label)
@@ -156,7 +158,7 @@ def _check_label(
     if bad:
         yield "error", f"label {path}: {bad} voxels are NaN or infinite; export it again."
         return
-    values, counts = _values(volume.array)
+    values, counts = value_counts(volume.array)
     whole = values == np.round(values)
     if not whole.all():
         shown = _listed(f"{value:g}" for value in values[~whole])
@@ -181,8 +183,8 @@ def _count_not_finite(array: NDArray[Any]) -> int:
     return int(array.size - np.count_nonzero(np.isfinite(array))) if array.dtype.kind == "f" else 0
 
 
-def _values(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """Return the values of an array and how often each occurs."""
+def value_counts(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return the values of an array, increasing, and how often each occurs."""
     if array.dtype.kind in "bu" and array.dtype.itemsize <= 2:  # ten times as fast as sorting
         counts = np.bincount(array.reshape(-1))
         present = np.flatnonzero(counts)
@@ -220,7 +222,7 @@ def _identity_problems(datalist: Datalist) -> Iterator[Problem]:
             yield Problem("error", section, "", text)
 
 
-def _missing_problems(datalist: Datalist) -> Iterator[Problem]:
+def missing_channels(datalist: Datalist) -> Iterator[Problem]:
     """Yield the channels that cases lack, a line per channel and section."""
     for section, cases in datalist.sections.items():
         for channel in datalist.channels:

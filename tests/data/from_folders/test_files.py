@@ -68,6 +68,8 @@ def test_incomplete_cases_are_errors_skipped_or_null(study):
     options = ["--allow-missing-channels", "--exclude", "c", "--overwrite"]
     assert study.new(*TWO, *options, files=False) == 0
     assert study.document["training"][1]["image"] == [None, "study/b_T2w.nii.gz"]
+    assert study.err.count("b: no T1w") == 1
+    assert "lack channel" not in study.err  # that is the same once more
     assert study.new(*TWO, "--exclude", "q", "--overwrite", files=False) == 1
     assert "no case is called q" in study.err
 

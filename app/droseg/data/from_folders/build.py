@@ -6,11 +6,8 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
-from tqdm import tqdm
-
-from droseg.data.check import Problem, check_datalist
+from droseg.data.check import NO_LABEL, Problem, check_datalist, missing_channels
 from droseg.data.datalist import Case, Datalist
 from droseg.data.from_folders import bids
 from droseg.data.from_folders.axes import Axis, JoinedTable, Values, column_values, groups_on, header_values
@@ -33,7 +30,6 @@ from droseg.data.from_folders.tables import SubjectTable, find_unused, read_tabl
 from droseg.data.scanner import Tags
 from droseg.data.volumes import VolumeError
 from droseg.errors import DatalistError
-from droseg.keys import TESTING
 
 
 @dataclass(frozen=True)
@@ -246,8 +242,7 @@ class _Headers:
 
 
 def _entry(case: FoundCase, groups: Mapping[str, str]) -> Case:
-    images = cast("tuple[Path, ...]", case.images)  # a channel that is missing is None, and null in the file
-    return Case(case.case_id, case.subject, images, case.label, dict(groups))
+    return Case(case.case_id, case.subject, case.images, case.label, dict(groups))
 
 
 def _named_structures(request: Request, datalist: Datalist, root: Path, findings: Findings, progress: bool) -> Datalist:
@@ -287,22 +282,15 @@ def _tell_other_values(request: Request, named: Collection[int], found: LabelVal
 
 
 def _check(datalist: Datalist, findings: Findings, volumes: bool, progress: bool) -> None:
-    """Report every problem of the volumes and groups, as `droseg data check` finds them."""
-    ((section, cases),) = datalist.sections.items()
-    problems: list[Problem] = []
-    present = [replace(case, images=tuple(image for image in case.images if image is not None)) for case in cases]
-    rows = list(zip(cases, present, strict=True)) if volumes else []
-    for case, checked in tqdm(rows, desc="reading images", unit="case", delay=2, disable=not progress):
-        # A case is checked by the channels that it has; one file may hold all of them.
-        names = datalist.channels if len(case.images) == 1 else datalist.channels[: len(checked.images)]
-        # A case that lacks its label has been reported; a testing case needs none.
-        place = section if case.label is not None else TESTING
-        only = replace(datalist, channels=names, sections={place: (checked,)})
-        problems += [problem for problem in check_datalist(only) if problem.case_id]
-    problems += check_datalist(replace(datalist, sections={section: tuple(present)}), sections=[])
+    """Report every problem of the volumes and groups, as `droseg data check` finds them.
+
+    Labels and channels that cases lack have been reported.
+    """
+    known = list(missing_channels(datalist))
+    for section, cases in datalist.sections.items():
+        known += [Problem("error", section, case.case_id, NO_LABEL) for case in cases if case.label is None]
+    problems = [p for p in check_datalist(datalist, None if volumes else [], progress) if p not in known]
     for severity in ("error", "warning"):
         items = [": ".join(filter(None, (p.case_id, p.message))) for p in problems if p.severity == severity]
-        untold = any("resample it" in item and "regrid" not in item for item in items)
-        hint = "; `droseg data regrid` resamples to one grid" * untold
         if items:
-            findings.add(severity, f"{counted(len(items), 'problem')} of volumes and groups{hint}:", items)
+            findings.add(severity, f"{counted(len(items), 'problem')} of volumes and groups:", items)

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from droseg.data import form
+from droseg.data.check import value_counts
 from droseg.data.csv_text import read_text
 from droseg.data.from_folders.findings import Findings, counted, some
 from droseg.data.regions import label_values
@@ -128,7 +129,7 @@ def read_label_values(labels: Sequence[Path], progress: bool = False) -> LabelVa
     found: LabelValues = {}
     for path in tqdm(labels, desc="reading labels", unit="label", delay=2, disable=not progress):
         try:
-            values, counts = np.unique(read_volume(path).array, return_counts=True)
+            values, counts = value_counts(read_volume(path).array)
         except VolumeError:  # the check of the whole case says so
             continue
         if np.isfinite(values).all() and (values == np.round(values)).all():
