@@ -24,10 +24,11 @@ from typing import Any
 import nibabel as nib
 from tqdm import tqdm
 
-from convert_shared import Findings, add_arguments, finish, label_values, some, strange_values
+from convert_shared import Findings, add_arguments, finish, label_values, strange_values
 from decathlon_download import TASKS, download_task
 from droseg.data import Case, Datalist
 from droseg.data.form import read_background, read_channels, read_structures, strip_suffix
+from droseg.data.from_folders.findings import some
 from droseg.errors import DrosegError, InputError
 from droseg.keys import TESTING, TRAINING
 

@@ -30,18 +30,11 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from convert_shared import (
-    UNKNOWN,
-    Findings,
-    add_arguments,
-    finish,
-    known,
-    label_values,
-    read_table,
-    some,
-    strange_values,
-)
+from convert_shared import Findings, add_arguments, finish, known, label_values, strange_values
 from droseg.data import Case, Datalist
+from droseg.data.csv_text import read_text
+from droseg.data.from_folders.axes import UNKNOWN
+from droseg.data.from_folders.findings import some
 from droseg.errors import DrosegError, InputError
 from droseg.keys import TRAINING
 from fetal_atlases import ga_bin
@@ -82,14 +75,14 @@ def read_participants(source: Path, findings: Findings) -> dict[str, dict[str, s
     path = source / "participants.tsv"
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the folder that holds it and the folders sub-001, sub-002 ...")
-    table = read_table(path)
+    table = read_text(path, lambda note: findings.warnings.append(f"{path}: {note}"), "one row per subject").fields
     columns = {plain(name): name for name in table.columns}
     missing = [name for name in ("participant_id", "Pathology", "Gestational age") if plain(name) not in columns]
     if missing:
         raise InputError(f"{path}: no column {', '.join(missing)}; those there: {', '.join(table.columns)}.")
     subjects = table[columns["participantid"]].map(_subject)
     for name in sorted(subjects[subjects.duplicated()].unique()):
-        lines = some(table.index[subjects == name] + 2)
+        lines = some(map(str, table.index[subjects == name]))
         findings.problem(f"{path}: {name} in several rows (lines {lines}); keep one.", name)
     rows = pd.DataFrame({name: table[column] for name, column in columns.items()})
     return {name: rows.loc[index].to_dict() for index, name in subjects.drop_duplicates().items()}

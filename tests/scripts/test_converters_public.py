@@ -360,6 +360,24 @@ def test_all_problems_of_a_feta_folder_are_told_in_one_run(
     assert "no case is left" in capsys.readouterr().err
 
 
+def test_lines_of_a_table_are_those_of_the_file_and_its_encoding_is_said(
+    scripts: dict[str, ModuleType], feta: Path, brats2023: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = feta / "participants.tsv"
+    path.write_bytes(
+        path.read_bytes().replace(b"\nsub-003", b"\n\nsub-003") + "\nsub-003\tZürich\t1\n".encode("cp1252")
+    )
+    assert run_feta(scripts, feta, "--out", tmp_path / "d.json") == 2
+    printed = capsys.readouterr().err
+    assert "sub-003 in several rows (lines 5, 8); keep one" in printed
+    assert f"warning: {path}: not in UTF-8" in printed
+    names = [path.name for path in sorted(brats2023.iterdir()) if path.is_dir()]
+    rows = "".join(f"{name};a\n\n" for name in [*names, names[0]])
+    (tmp_path / "sites.csv").write_text(f"case;site\n{rows}")
+    assert run_brats(scripts, brats2023, "--sites", str(tmp_path / "sites.csv")) == 2
+    assert f"{names[0]} in 2 rows (lines 2, {2 + 2 * len(names)})" in capsys.readouterr().err
+
+
 def test_feta_without_its_table_or_columns_says_so(
     scripts: dict[str, ModuleType], feta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
