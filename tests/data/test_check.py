@@ -180,6 +180,7 @@ def test_undeclared_fractional_and_negative_label_values_are_named_with_their_vo
     assert "-1 (2 voxels), 7 (3 voxels)" in undeclared[0]
     assert "declared are [1, 5]" in undeclared[0]
     assert "56 voxels have values that are not integers (1.5)" in undeclared[1]
+    assert "`droseg data regrid` keeps the values of labels" in undeclared[1]
 
 
 def test_the_remedy_for_undeclared_values_can_be_followed_as_it_is_printed(folder: Folder) -> None:

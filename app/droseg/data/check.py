@@ -19,6 +19,8 @@ from droseg.keys import TESTING
 
 REGRID: Final = "`droseg data regrid` puts all images and the label of a case on one grid"
 
+_REGRID_LABEL: Final = "Go back to the one before; `droseg data regrid` keeps the values of labels."
+
 NO_LABEL: Final = "no label; give one, or move the case to the testing section."
 
 SMALL_GROUP: Final = 5
@@ -163,7 +165,7 @@ def _check_label(
     if not whole.all():
         shown = _listed(f"{value:g}" for value in values[~whole])
         text = f"{int(counts[~whole].sum())} voxels have values that are not integers ({shown})"
-        yield "error", f"label {path}: {text}; was it resampled with interpolation? Use nearest neighbor."
+        yield "error", f"label {path}: {text}; was it resampled with interpolation? {_REGRID_LABEL}"
     declared = {value for numbers in structures.values() for value in numbers}
     known = declared.union(background)
     strange = [i for i, value in enumerate(values) if whole[i] and int(value) not in known]
