@@ -317,6 +317,23 @@ def test_feta_reads_other_spellings_of_the_columns_and_a_site_column(
     assert {case.groups["ga_weeks"] for case in found.values()} == {"26-30"}
 
 
+def test_runs_of_one_feta_reconstruction_are_cases_of_their_own(
+    scripts: dict[str, ModuleType], feta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    anat = feta / "sub-001" / "anat"
+    for part in ("T2w", "dseg"):
+        for run in (1, 2):
+            source = anat / f"sub-001_rec-mial_{part}.nii.gz"
+            (anat / f"sub-001_rec-mial_run-{run}_{part}.nii.gz").write_bytes(source.read_bytes())
+        source.unlink()
+    assert run_feta(scripts, feta, "--out", tmp_path / "d.json") == 0
+    assert list(training(tmp_path / "d.json"))[:3] == ["sub-001_rec-mial_run-1", "sub-001_rec-mial_run-2", "sub-002"]
+    again = feta.rename(tmp_path / "again")
+    assert run_feta(scripts, again, again, "--out", tmp_path / "e.json") == 2
+    images = ", ".join([str(again / "sub-002" / "anat" / "sub-002_rec-mial_T2w.nii.gz")] * 2)
+    assert f"sub-002: 2 images of this name ({images}); rename one" in capsys.readouterr().err
+
+
 def test_feta_joins_two_institutions(
     scripts: dict[str, ModuleType], feta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
