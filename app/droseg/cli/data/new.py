@@ -105,13 +105,25 @@ def register(jobs: argparse._SubParsersAction) -> None:
         help="CSV or TSV with a row per patient, or per patient and session (repeatable); with --bids in place of"
         " participants.tsv",
     )
-    add("--subject-column", metavar="COLUMN", help="default: participant_id, subject, subject_id, patient_id ...")
+    add(
+        "--subject-column",
+        metavar="COLUMN",
+        help="of tables that have it; else participant_id, subject, patient_id ...",
+    )
     add(
         "--session-column",
         metavar="COLUMN",
-        help="default: session_id, session, ses or visit, if cases have sessions; none: join by subject alone",
+        help="of tables that have it; else session_id, session, ses or visit, if cases have sessions; none: join by"
+        " subject alone",
     )
-    add("--where", action="append", default=[], type=_pair, metavar="COLUMN=VALUE", help="only these rows (repeatable)")
+    add(
+        "--where",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="COLUMN=VALUE",
+        help="only these rows, of tables with this COLUMN",
+    )
     add("--match-numbers", action="store_true", help="1, 01, 001 and 1.0 are the same subject or session")
 
     groups = parser.add_argument_group("groups")
