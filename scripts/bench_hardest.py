@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from droseg.cli import main as droseg
-from droseg.data import Case, Datalist, read_datalist, write_datalist
+from droseg.data import Case, read_datalist, write_datalist
 from droseg.data.phantoms import STRUCTURES, generate_phantoms
 from droseg.hardest import check_label, measure_run, read_run, usual
 from droseg.hardest.flag import Standards
@@ -122,9 +122,7 @@ def plant_all(source: Path, out: Path, kinds: Sequence[str], seed: int) -> dict[
         planted[case.case_id] = Planted(kind, detail, changed_ml(read_label(case.label)[0], label, affine))
         cases[index] = replace(case, label=path)
     sections = {"training": tuple(cases)}
-    write_datalist(
-        Datalist(out / "datalist.json", datalist.channels, datalist.structures, sections), out / "datalist.json"
-    )
+    write_datalist(replace(datalist, sections=sections), out / "datalist.json")
     return planted
 
 

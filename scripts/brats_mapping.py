@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from convert_shared import UNKNOWN, Findings, known, read_table, some
+from convert_shared import Findings, known
+from droseg.data.csv_text import read_text
+from droseg.data.from_folders.axes import UNKNOWN
+from droseg.data.from_folders.findings import some
 from droseg.errors import InputError
 
 OLD_NAMES = re.compile(r"Bra[tT][sS]1[789]_(?P<site>[A-Za-z]+|2013)\d*_.+")
@@ -40,13 +43,13 @@ def read_mapping(path: Path, case_ids: Sequence[str], findings: Findings) -> Map
     Raises:
         InputError: if the table cannot be read or has no column for the cases or for the sites.
     """
-    table = read_table(path)
+    table = read_text(path, lambda note: findings.warnings.append(f"{path}: {note}"), "one row per case").fields
     case_column = _case_column(table, case_ids, path)
-    names, lines = table[case_column], table.index + 2
+    names = table[case_column]
     rows = {name: table.index[names == name] for name in case_ids}
     for name, index in rows.items():
         if len(index) > 1:
-            where = some(lines[i] for i in index)
+            where = some(map(str, index))
             findings.problem(f"{path}: {name} in {len(index)} rows (lines {where}); keep one.", name)
         elif len(index) == 0:
             findings.problem(f"{path}: no row for {name}; add one (an empty site becomes '{UNKNOWN}').", name)

@@ -31,8 +31,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from brats_mapping import Mapping, read_mapping, site_of_name
-from convert_shared import UNKNOWN, Findings, add_arguments, finish, label_values, some, strange_values
+from convert_shared import Findings, add_arguments, finish, label_values, strange_values
 from droseg.data import Case, Datalist
+from droseg.data.from_folders.axes import UNKNOWN
+from droseg.data.from_folders.findings import some
 from droseg.errors import DrosegError, InputError
 from droseg.keys import TRAINING
 

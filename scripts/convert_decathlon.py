@@ -24,10 +24,11 @@ from typing import Any
 import nibabel as nib
 from tqdm import tqdm
 
-from convert_shared import Findings, add_arguments, finish, label_values, some, strange_values
+from convert_shared import Findings, add_arguments, finish, label_values, strange_values
 from decathlon_download import TASKS, download_task
 from droseg.data import Case, Datalist
-from droseg.data.form import read_channels, read_structures, strip_suffix
+from droseg.data.form import read_background, read_channels, read_structures, strip_suffix
+from droseg.data.from_folders.findings import some
 from droseg.errors import DrosegError, InputError
 from droseg.keys import TESTING, TRAINING
 
@@ -111,12 +112,12 @@ def check_image(image: Path, channels: Sequence[str], case_id: str, findings: Fi
 def check_label(label: Path, allowed: set[int], case_id: str, findings: Findings) -> None:
     """Add a problem where a label map is missing, cannot be read or has a value that dataset.json does not declare."""
     try:
-        strange = strange_values(label_values(label), allowed | {0})
+        strange = strange_values(label_values(label), allowed)
     except DrosegError as error:
         findings.problem(str(error), case_id)
         return
     if strange:
-        findings.problem(f"{label}: has the values {strange}; dataset.json declares {sorted(allowed)}.", case_id)
+        findings.problem(f"{label}: has the values {strange}; dataset.json declares {sorted(allowed - {0})}.", case_id)
 
 
 def build_datalist(
@@ -131,6 +132,7 @@ def build_datalist(
     document = read_description(folder)
     try:
         channels, structures = read_channels(document), read_structures(document, required=True)
+        background = read_background(document)
     except ValueError as error:
         raise InputError(f"{folder / 'dataset.json'}: {error}") from error
     check_modality(channels, allow_ct, folder / "dataset.json")
@@ -140,7 +142,7 @@ def build_datalist(
     for image, label in tqdm(pairs, desc="cases", unit="case", disable=None):
         case_id = strip_suffix(image.name)
         check_image(image, channels, case_id, findings)
-        check_label(label, allowed, case_id, findings)
+        check_label(label, allowed.union(background), case_id, findings)
         cases.append(Case(case_id, case_id, (image,), label, {}))
     for image in unlisted(folder, [image for image, _ in pairs], "imagesTr"):
         findings.left_out.append(f"{image}: dataset.json does not list it")
@@ -155,7 +157,7 @@ def build_datalist(
         findings.left_out.append(f"{folder / 'imagesTs'}: {len(tests)} images without labels (--with-test lists them)")
     print(f"{folder}: {document.get('name', folder.name)}, {len(channels)} channel(s): {', '.join(channels)}")
     print("no groups: the Decathlon says nothing of patients and scanners; add `groups` from a table of your own")
-    return Datalist(out, channels, structures, sections)
+    return Datalist(out, channels, structures, sections, background)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

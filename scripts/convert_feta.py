@@ -30,18 +30,12 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from convert_shared import (
-    UNKNOWN,
-    Findings,
-    add_arguments,
-    finish,
-    known,
-    label_values,
-    read_table,
-    some,
-    strange_values,
-)
+from convert_shared import Findings, add_arguments, finish, known, label_values, strange_values
 from droseg.data import Case, Datalist
+from droseg.data.csv_text import read_text
+from droseg.data.form import strip_suffix
+from droseg.data.from_folders.axes import UNKNOWN
+from droseg.data.from_folders.findings import some
 from droseg.errors import DrosegError, InputError
 from droseg.keys import TRAINING
 from fetal_atlases import ga_bin
@@ -82,14 +76,14 @@ def read_participants(source: Path, findings: Findings) -> dict[str, dict[str, s
     path = source / "participants.tsv"
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the folder that holds it and the folders sub-001, sub-002 ...")
-    table = read_table(path)
+    table = read_text(path, lambda note: findings.warnings.append(f"{path}: {note}"), "one row per subject").fields
     columns = {plain(name): name for name in table.columns}
     missing = [name for name in ("participant_id", "Pathology", "Gestational age") if plain(name) not in columns]
     if missing:
         raise InputError(f"{path}: no column {', '.join(missing)}; those there: {', '.join(table.columns)}.")
     subjects = table[columns["participantid"]].map(_subject)
     for name in sorted(subjects[subjects.duplicated()].unique()):
-        lines = some(table.index[subjects == name] + 2)
+        lines = some(map(str, table.index[subjects == name]))
         findings.problem(f"{path}: {name} in several rows (lines {lines}); keep one.", name)
     rows = pd.DataFrame({name: table[column] for name, column in columns.items()})
     return {name: rows.loc[index].to_dict() for index, name in subjects.drop_duplicates().items()}
@@ -176,7 +170,7 @@ def find_cases(source: Path, site: str | None, findings: Findings) -> list[Case]
     for subject, image, label, reconstruction in tqdm(pairs, desc="label maps", unit="case", disable=None):
         check_label(label, subject, findings)
         several = sum(name == subject for name, *_ in pairs) > 1
-        case_id = f"{subject}_rec-{reconstruction}" if several else subject
+        case_id = strip_suffix(image.name).removesuffix("_T2w") if several else subject
         axes = {**groups.get(subject, {}), "reconstruction": reconstruction}
         cases.append(Case(case_id, subject, (image,), label, axes))
     print(f"{source}: {len(subjects)} subjects, {len(cases)} reconstructions with a label map")
@@ -208,9 +202,9 @@ def build_datalist(
     for index, source in enumerate(sources):
         cases += find_cases(source.expanduser().absolute(), sites[index] if sites else None, findings)
     for case_id in sorted({case.case_id for case in cases}):
-        folders = [str(case.images[0].parent) for case in cases if case.case_id == case_id]
-        if len(folders) > 1:
-            findings.problem(f"{case_id}: in {len(folders)} folders ({', '.join(folders)}); rename one.", case_id)
+        files = [str(case.images[0]) for case in cases if case.case_id == case_id]
+        if len(files) > 1:
+            findings.problem(f"{case_id}: {len(files)} images of this name ({', '.join(files)}); rename one.", case_id)
     bad = findings.bad_cases(skip_bad)
     kept = tuple(case for case in cases if case.patient_id not in bad and case.case_id not in bad)
     if not kept:

@@ -1,4 +1,4 @@
-"""What the converters of BraTS, FeTA and the Decathlon share: findings told in one run, tables, label values."""
+"""What the converters of BraTS, FeTA and the Decathlon share: findings told in one run, label values, options."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from droseg.data import Datalist, empty_cells, group_table, write_datalist
+from droseg.data.check import value_counts
+from droseg.data.from_folders.axes import UNKNOWN
+from droseg.data.from_folders.findings import some
+from droseg.data.from_folders.tables import MISSING
 from droseg.data.volumes import read_volume
 from droseg.errors import DrosegError, InputError
 
-UNKNOWN = "unknown"
-"""Group of a case whose table has no value for it."""
-NOT_KNOWN = {"", "na", "n/a", "nan", "none", "null", "-", "?", UNKNOWN}
-SHOWN = 6  # case names in one line
+NOT_KNOWN = MISSING | {"none", "-", "?", UNKNOWN}
+"""What says in the tables of these data sets that there is no value, in lower case."""
 LISTED = 40  # lines of an error
 
 
@@ -65,37 +64,6 @@ class Findings:
         return {case_id for case_id, _ in self.problems if case_id is not None}
 
 
-def some(names: Iterable[object]) -> str:
-    """Return the first names with commas, and how many more there are."""
-    listed = [str(name) for name in names]
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(listed[:SHOWN]) + more
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Return a table as text, one row per line; commas, semicolons and tabs separate the fields.
-
-    Raises:
-        InputError: if it cannot be read or has no rows.
-    """
-    if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
-        raise InputError(f"{path}: a spreadsheet; open it and save the sheet as CSV.")
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            header = file.readline()
-        table = pd.read_csv(
-            path, sep=max(",;\t", key=header.count), dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file.") from error
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{path}: cannot be read as a CSV in UTF-8 ({error}).") from error
-    if table.empty:
-        raise InputError(f"{path}: no rows.")
-    table.columns = table.columns.str.strip()
-    return table.apply(lambda column: column.str.strip())
-
-
 def known(text: str) -> str:
     """Return the value of a field, `UNKNOWN` where it says that there is none."""
     return UNKNOWN if text.lower() in NOT_KNOWN else text
@@ -107,10 +75,7 @@ def label_values(path: Path) -> list[float]:
     Raises:
         VolumeError: if it cannot be read.
     """
-    array = read_volume(path).array
-    if array.dtype.kind in "bu" and array.dtype.itemsize <= 2:  # ten times as fast as sorting
-        return [float(value) for value in np.flatnonzero(np.bincount(array.reshape(-1)))]
-    return [float(value) for value in np.unique(array)]
+    return [float(value) for value in value_counts(read_volume(path).array)[0]]
 
 
 def strange_values(values: Iterable[float], allowed: Iterable[int]) -> str:
@@ -133,6 +98,8 @@ def finish(
     """Build and write the datalist, print what was found and which groups resulted; the exit code."""
     findings = Findings()
     try:
+        if args.portable and root is None:
+            raise InputError("--portable is for one SOURCE: --data-root takes one folder; leave it out, or give one.")
         datalist = build(findings)
         write_datalist(datalist, args.out, root if args.portable else None)
     except DrosegError as error:

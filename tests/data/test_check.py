@@ -180,6 +180,19 @@ def test_undeclared_fractional_and_negative_label_values_are_named_with_their_vo
     assert "-1 (2 voxels), 7 (3 voxels)" in undeclared[0]
     assert "declared are [1, 5]" in undeclared[0]
     assert "56 voxels have values that are not integers (1.5)" in undeclared[1]
+    assert "`droseg data regrid` keeps the values of labels" in undeclared[1]
+
+
+def test_the_remedy_for_undeclared_values_can_be_followed_as_it_is_printed(folder: Folder) -> None:
+    label = np.ones(SHAPE, np.int16)
+    label[0, 0, :2] = (3, -1)
+    save(folder.root / "good0_label.nii.gz", label)
+    (error,) = folder.errors()
+    assert '"background": [-1, 0, 3]' in error
+    folder.document["structures"]["background"] = [-1, 0, 3]
+    assert folder.problems() == []
+    save(folder.root / "good0_label.nii.gz", np.full(SHAPE, 3, np.uint8))
+    assert "empty, there is no structure in it" in folder.warnings()[0]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])

@@ -131,6 +131,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"structures": {"x": 1.5}}, "structure 'x'"),
         ({"structures": {"x": [0, 1]}}, "must be > 0"),
         ({"structures": {"background": 0}}, "only the background"),
+        ({"structures": {"background": [0, 1, 2]}}, "only the background"),
+        ({"structures": {"background": [0, 1], "x": [2, 1]}}, "label value 1 is that of 'x' and of the background"),
         ({"training": {"a": 1}}, "`training` is a dict"),
         ({"training": [], "testing": []}, "no cases"),
         ({"training": None, "testing": None}, "no section"),
@@ -191,6 +193,23 @@ def test_writing_and_reading_again_changes_nothing(tmp_path: Path) -> None:
     second = read_datalist(tmp_path / "again.json")
     assert (second.channels, second.structures, second.sections) == (first.channels, first.structures, first.sections)
     assert '"images/a.nii.gz"' in (tmp_path / "again.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("structures", "background"),
+    [
+        ({"x": 5}, (0,)),
+        ({"Clear Label": 0, "x": 5}, (0,)),
+        ({"background": [0, 1, 2], "x": 5}, (0, 1, 2)),
+        ({"x": 5, "Background": [-1, 3]}, (-1, 0, 3)),
+        ({"0": "background", "2": "background", "5": "x"}, (0, 2)),
+    ],
+)
+def test_the_background_may_have_more_values_than_0(tmp_path: Path, structures: Any, background: tuple[int]) -> None:
+    first = read_datalist(save(tmp_path / "d.json", document(structures=structures)))
+    assert (first.structures, first.background) == ({"x": (5,)}, background)
+    write_datalist(first, tmp_path / "d.json")
+    assert read_datalist(tmp_path / "d.json") == first
 
 
 def test_a_list_written_for_a_data_root_holds_no_absolute_path(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from droseg.cli import data as command
 from droseg.data.phantoms.anatomy import STRUCTURES
 from droseg.data.phantoms.bids import generate_bids
 from droseg.data.phantoms.brats import generate_brats, plan_tumors
+from droseg.data.phantoms.files import write_text
 from droseg.data.phantoms.people import plan_people, session_scans
 from droseg.data.phantoms.tumor import CHANNELS, ED, ET, NCR, TumorScan, TumorType, random_patient, scan_patient
 from droseg.errors import InputError
@@ -401,3 +402,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, layout: str) -> N
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file"):
         run(tmp_path / "file", layout, "--cases", "6", "--size", "32")
+
+
+def test_a_text_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path, kept = tmp_path / "tree" / "sites.csv", tmp_path / "kept"
+    write_text("old\n", path)
+    kept.hardlink_to(path)  # the old file under a second name: writing into it would show here
+    write_text("new\n", path)
+    assert (kept.read_text(), path.read_text()) == ("old\n", "new\n")
+    assert [each.name for each in path.parent.iterdir()] == ["sites.csv"]

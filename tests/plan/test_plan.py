@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -41,6 +42,15 @@ def test_measures_are_of_the_axes_after_the_turn_to_ras(make_datalist: MakeDatal
     assert dict(case.voxels) == {"anterior": 2 * 13 * 10, "posterior": 2 * 13 * 10}
     assert case.intensity[0] is not None
     assert case.intensity[0][1] == pytest.approx(160, abs=5)  # 100 + 40 and 100 + 80, alike often
+
+
+def test_values_of_the_background_are_not_measured_as_labelled(make_datalist: MakeDatalist) -> None:
+    datalist, _ = parse_datalist(make_datalist())
+    only = replace(datalist, structures={"anterior": (1,)}, background=(0, 2))
+    case = take_fingerprint(only)[0].cases[0]
+    assert list(case.voxels) == ["anterior"]
+    assert case.intensity[0] is not None
+    assert case.intensity[0][1] == pytest.approx(140, abs=5)  # 100 + 40 alone
 
 
 def test_a_straight_set_gets_its_median_spacing_and_a_patch_that_holds_it(make_datalist: MakeDatalist) -> None:

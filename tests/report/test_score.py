@@ -112,6 +112,7 @@ def test_undeclared_label_values_are_pointed_out(cohort, tmp_path):
     labels = np.where(labels == 5, 2, labels).astype(np.uint8)
     nib.save(nib.Nifti1Image(labels, affine), tmp_path / "pred/c0_seg.nii.gz")
     assert "(2)" in score_section(cohort, "testing", tmp_path / "pred").warnings[0]
+    assert score_section(dataclasses.replace(cohort, background=(0, 2)), "testing", tmp_path / "pred").warnings == []
 
 
 def test_only_the_named_structures_are_scored(cohort, tmp_path):

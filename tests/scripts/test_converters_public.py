@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from droseg.data import Case, check_datalist, read_datalist
+from droseg.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[2]
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -238,16 +239,18 @@ def test_tumor_phantoms_convert_to_the_groups_they_were_planned_with(
 ) -> None:
     from droseg.data.phantoms.brats import generate_brats
 
-    planned = generate_brats(tmp_path, cases=8, seed=2, size=32)
-    assert run_brats(scripts, tmp_path, "--sites", str(tmp_path / "sites.csv"), "--portable") == 0
-    assert str(tmp_path) not in (tmp_path / "datalist.json").read_text()
-    found = training(tmp_path / "datalist.json")
+    source, out = tmp_path / "brats", tmp_path / "lists" / "datalist.json"  # paths below it would be relative anyway
+    planned = generate_brats(source, cases=8, seed=2, size=32)
+    assert run_brats(scripts, source, "--sites", str(source / "sites.csv"), "--portable", "--out", str(out)) == 0
+    assert str(tmp_path) not in out.read_text()
+    datalist = read_datalist(out, source)
+    found = {case.case_id: case for case in datalist.section("training")}
     assert len(found) == 8
     for case in planned:
         present = "present" if case.tumor_type == "enhancing" else "absent"
         assert found[case.case_id].groups == {"enhancement": present, "site": case.site}
         assert found[case.case_id].patient_id == f"BraTS-GLI-{case.patient:05d}"
-    assert no_errors(tmp_path / "datalist.json")
+    assert [problem for problem in check_datalist(datalist) if problem.severity == "error"] == []
 
 
 # FeTA
@@ -314,7 +317,26 @@ def test_feta_reads_other_spellings_of_the_columns_and_a_site_column(
     assert {case.groups["ga_weeks"] for case in found.values()} == {"26-30"}
 
 
-def test_feta_joins_two_institutions(scripts: dict[str, ModuleType], feta: Path, tmp_path: Path) -> None:
+def test_runs_of_one_feta_reconstruction_are_cases_of_their_own(
+    scripts: dict[str, ModuleType], feta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    anat = feta / "sub-001" / "anat"
+    for part in ("T2w", "dseg"):
+        for run in (1, 2):
+            source = anat / f"sub-001_rec-mial_{part}.nii.gz"
+            (anat / f"sub-001_rec-mial_run-{run}_{part}.nii.gz").write_bytes(source.read_bytes())
+        source.unlink()
+    assert run_feta(scripts, feta, "--out", tmp_path / "d.json") == 0
+    assert list(training(tmp_path / "d.json"))[:3] == ["sub-001_rec-mial_run-1", "sub-001_rec-mial_run-2", "sub-002"]
+    again = feta.rename(tmp_path / "again")
+    assert run_feta(scripts, again, again, "--out", tmp_path / "e.json") == 2
+    images = ", ".join([str(again / "sub-002" / "anat" / "sub-002_rec-mial_T2w.nii.gz")] * 2)
+    assert f"sub-002: 2 images of this name ({images}); rename one" in capsys.readouterr().err
+
+
+def test_feta_joins_two_institutions(
+    scripts: dict[str, ModuleType], feta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     vienna = tmp_path / "vienna"
     feta_subject(vienna, "sub-081", "nmic")
     (vienna / "participants.tsv").write_text("participant_id\tPathology\tGestational age\nsub-081\tPathological\t30\n")
@@ -322,6 +344,9 @@ def test_feta_joins_two_institutions(scripts: dict[str, ModuleType], feta: Path,
     assert run_feta(scripts, feta, vienna, "--site", "Zurich", "--site", "Vienna", "--out", out) == 0
     assert training(out)["sub-081"].groups["site"] == "Vienna"
     assert len(training(out)) == 5
+    assert run_feta(scripts, feta, vienna, "--portable", "--out", tmp_path / "portable.json") == 2
+    assert "--portable is for one SOURCE" in capsys.readouterr().err
+    assert not (tmp_path / "portable.json").exists()
 
 
 def test_all_problems_of_a_feta_folder_are_told_in_one_run(
@@ -350,6 +375,24 @@ def test_all_problems_of_a_feta_folder_are_told_in_one_run(
     assert not (tmp_path / "d.json").exists()
     assert run_feta(scripts, feta, "--out", tmp_path / "d.json", "--skip-bad") == 2  # no case is left
     assert "no case is left" in capsys.readouterr().err
+
+
+def test_lines_of_a_table_are_those_of_the_file_and_its_encoding_is_said(
+    scripts: dict[str, ModuleType], feta: Path, brats2023: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = feta / "participants.tsv"
+    path.write_bytes(
+        path.read_bytes().replace(b"\nsub-003", b"\n\nsub-003") + "\nsub-003\tZürich\t1\n".encode("cp1252")
+    )
+    assert run_feta(scripts, feta, "--out", tmp_path / "d.json") == 2
+    printed = capsys.readouterr().err
+    assert "sub-003 in several rows (lines 5, 8); keep one" in printed
+    assert f"warning: {path}: not in UTF-8" in printed
+    names = [path.name for path in sorted(brats2023.iterdir()) if path.is_dir()]
+    rows = "".join(f"{name};a\n\n" for name in [*names, names[0]])
+    (tmp_path / "sites.csv").write_text(f"case;site\n{rows}")
+    assert run_brats(scripts, brats2023, "--sites", str(tmp_path / "sites.csv")) == 2
+    assert f"{names[0]} in 2 rows (lines 2, {2 + 2 * len(names)})" in capsys.readouterr().err
 
 
 def test_feta_without_its_table_or_columns_says_so(
@@ -509,12 +552,37 @@ def test_a_download_is_checked_unpacked_and_not_repeated(
     assert sorted(path.name for path in root.iterdir()) == ["Task04_Hippocampus", "Task04_Hippocampus.tar"]
     download("Task04_Hippocampus", root, url=url, md5=md5)
     assert asked == [None]
-    (folder / "dataset.json").unlink()  # half a folder: unpacked again, not downloaded again
-    folder.rename(root / "elsewhere")
+    (folder / "dataset.json").unlink()
+    with pytest.raises(InputError, match=r"Task04_Hippocampus: is there without dataset.json.*move it away"):
+        download("Task04_Hippocampus", root, url=url, md5=md5)
+    folder.rename(root / "elsewhere")  # as the message says; unpacked again, not downloaded again
     download("Task04_Hippocampus", root, url=url, md5=md5)
     assert asked == [None]
     assert run_decathlon(scripts, folder, "--out", tmp_path / "d.json") == 0
     assert len(training(tmp_path / "d.json")) == 3
+
+
+def test_a_task_that_lacks_files_is_not_taken_for_a_whole_one(
+    scripts: dict[str, ModuleType], server: tuple[str, str, list[str | None], Path], tmp_path: Path
+) -> None:
+    url, md5, *_ = server
+    download = scripts["decathlon_download"].download_task
+    folder = download("Task04_Hippocampus", tmp_path, url=url, md5=md5)
+    (folder / "labelsTr" / "hippocampus_001.nii.gz").unlink()
+    (folder / "imagesTs" / "hippocampus_900.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"2 of the 7 files that dataset.json names.*hippocampus_001.*move it away"):
+        download("Task04_Hippocampus", tmp_path, url=url, md5=md5)
+
+
+def test_a_tar_that_cannot_be_unpacked_is_no_failed_download(
+    scripts: dict[str, ModuleType], server: tuple[str, str, list[str | None], Path], tmp_path: Path
+) -> None:
+    url, md5, *_ = server
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / ".Task04_Hippocampus.part").write_text("in the way")
+    with pytest.raises(InputError, match=r"Task04_Hippocampus.tar: cannot be unpacked"):
+        scripts["decathlon_download"].download_task("Task04_Hippocampus", root, url=url, md5=md5)
 
 
 def test_a_broken_download_goes_on_where_it_stopped(

@@ -19,6 +19,10 @@ from droseg.keys import TESTING
 
 REGRID: Final = "`droseg data regrid` puts all images and the label of a case on one grid"
 
+_REGRID_LABEL: Final = "Go back to the one before; `droseg data regrid` keeps the values of labels."
+
+NO_LABEL: Final = "no label; give one, or move the case to the testing section."
+
 SMALL_GROUP: Final = 5
 """Below this number of patients a subgroup table has no confidence interval."""
 
@@ -46,7 +50,7 @@ def check_datalist(datalist: Datalist, sections: Sequence[str] | None = None, pr
     Raises:
         DatalistError: if a section that was asked for is not there.
     """
-    problems = [*_identity_problems(datalist), *_missing_problems(datalist), *_group_problems(datalist)]
+    problems = [*_identity_problems(datalist), *missing_channels(datalist), *_group_problems(datalist)]
     if sections is None:
         rows = [(name, case) for name, cases in datalist.sections.items() for case in cases]
     else:
@@ -95,14 +99,14 @@ def _check_case(case: Case, datalist: Datalist, needs_label: bool) -> Iterator[F
         yield "error", f"image {case.present_images[0]}: {text}"
     if case.label is None:
         if needs_label:
-            yield "error", "no label; give one, or move the case to the testing section."
+            yield "error", NO_LABEL
         return
     try:
         label = read_volume(case.label)
     except VolumeError as error:
         yield "error", f"label {error}"
         return
-    yield from _check_label(case.label, label, datalist.structures)
+    yield from _check_label(case.label, label, datalist.structures, datalist.background)
     if channels:
         yield from _check_grid("label", case.label, label, *channels[0])
 
@@ -146,7 +150,9 @@ def _check_grid(what: str, path: Path, volume: Volume, image_path: Path, image: 
         )
 
 
-def _check_label(path: Path, volume: Volume, structures: dict[str, tuple[int, ...]]) -> Iterator[Finding]:
+def _check_label(
+    path: Path, volume: Volume, structures: dict[str, tuple[int, ...]], background: Sequence[int]
+) -> Iterator[Finding]:
     if len(volume.array) != 1:
         yield "error", f"label {path}: {len(volume.array)} channels; one volume of label values is expected."
         return
@@ -154,22 +160,24 @@ def _check_label(path: Path, volume: Volume, structures: dict[str, tuple[int, ..
     if bad:
         yield "error", f"label {path}: {bad} voxels are NaN or infinite; export it again."
         return
-    values, counts = _values(volume.array)
+    values, counts = value_counts(volume.array)
     whole = values == np.round(values)
     if not whole.all():
         shown = _listed(f"{value:g}" for value in values[~whole])
         text = f"{int(counts[~whole].sum())} voxels have values that are not integers ({shown})"
-        yield "error", f"label {path}: {text}; was it resampled with interpolation? Use nearest neighbor."
+        yield "error", f"label {path}: {text}; was it resampled with interpolation? {_REGRID_LABEL}"
     declared = {value for numbers in structures.values() for value in numbers}
-    strange = [i for i, value in enumerate(values) if whole[i] and value != 0 and int(value) not in declared]
+    known = declared.union(background)
+    strange = [i for i, value in enumerate(values) if whole[i] and int(value) not in known]
     if strange:
         shown = _listed(f"{values[i]:g} ({counts[i]} voxels)" for i in strange)
         text = f"values that no structure declares: {shown}"
         yield (
             "error",
-            f"label {path}: {text}; declared are {sorted(declared)}. Add them to `structures` or to the background.",
+            f"label {path}: {text}; declared are {sorted(declared)}. Add them to `structures`, by their names "
+            f'or, if they are none, as "background": {sorted({*background, *(int(values[i]) for i in strange)})}.',
         )
-    if not any(value != 0 for value in values):
+    if all(value in background for value in values):
         yield "warning", f"label {path}: empty, there is no structure in it; is it the right file?"
 
 
@@ -177,8 +185,8 @@ def _count_not_finite(array: NDArray[Any]) -> int:
     return int(array.size - np.count_nonzero(np.isfinite(array))) if array.dtype.kind == "f" else 0
 
 
-def _values(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """Return the values of an array and how often each occurs."""
+def value_counts(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return the values of an array, increasing, and how often each occurs."""
     if array.dtype.kind in "bu" and array.dtype.itemsize <= 2:  # ten times as fast as sorting
         counts = np.bincount(array.reshape(-1))
         present = np.flatnonzero(counts)
@@ -216,7 +224,7 @@ def _identity_problems(datalist: Datalist) -> Iterator[Problem]:
             yield Problem("error", section, "", text)
 
 
-def _missing_problems(datalist: Datalist) -> Iterator[Problem]:
+def missing_channels(datalist: Datalist) -> Iterator[Problem]:
     """Yield the channels that cases lack, a line per channel and section."""
     for section, cases in datalist.sections.items():
         for channel in datalist.channels:

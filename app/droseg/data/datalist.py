@@ -50,12 +50,18 @@ class Case:
 
 @dataclass(frozen=True)
 class Datalist:
-    """The cases of a data set by section; `structures` maps a name to its label values (several: a region)."""
+    """The cases of a data set by section.
+
+    Attributes:
+        structures: name -> its label values; several: a region.
+        background: the label values that belong to no structure, 0 among them.
+    """
 
     path: Path
     channels: tuple[str, ...]
     structures: dict[str, tuple[int, ...]]
     sections: dict[str, tuple[Case, ...]]
+    background: tuple[int, ...] = (0,)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -131,6 +137,7 @@ def parse_datalist(path: PathLike, data_root: PathLike | None = None) -> tuple[D
     try:
         channels = form.read_channels(document)
         structures = form.read_structures(document, required=labelled)
+        background = form.read_background(document)
     except ValueError as error:
         raise DatalistError(f"{path}: {error}") from error
     for key, section_cases in sections.items():
@@ -139,7 +146,7 @@ def parse_datalist(path: PathLike, data_root: PathLike | None = None) -> tuple[D
                 names = ", ".join(channels)
                 message = f"{len(case.images)} image paths, but {len(channels)} channel(s) are declared ({names})"
                 problems.append(EntryProblem(key, case.case_id, message))
-    return Datalist(path, channels, structures, sections), problems
+    return Datalist(path, channels, structures, sections, background), problems
 
 
 def write_datalist(datalist: Datalist, path: PathLike, data_root: PathLike | None = None) -> None:
@@ -157,6 +164,8 @@ def write_datalist(datalist: Datalist, path: PathLike, data_root: PathLike | Non
         document["structures"] = {
             name: values[0] if len(values) == 1 else list(values) for name, values in datalist.structures.items()
         }
+        if set(datalist.background) != {0}:
+            document["structures"][form.BACKGROUND] = list(datalist.background)
     for section, cases in datalist.sections.items():
         document[section] = [_entry(case, root) for case in cases]
     try:

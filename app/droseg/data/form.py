@@ -12,6 +12,10 @@ from droseg.keys import CASE_ID, IMAGE, LABEL, PATIENT_ID
 RESERVED_AXES = frozenset({"all", CASE_ID, PATIENT_ID, IMAGE, LABEL, "structure", "dice", "nsd", "section", "fold"})
 """Names that already mean something else in a table beside the group axes."""
 
+BACKGROUND = "background"
+"""Name, in `structures`, of the label values that belong to no structure."""
+
+_STRUCTURES_FORM = 'an object from name to label value is expected, e.g. {"ventricles": 2, "brain": [1, 2]}'
 _NIFTI_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 
 
@@ -36,14 +40,52 @@ def read_channels(document: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def read_structures(document: Mapping[str, Any], required: bool) -> dict[str, tuple[int, ...]]:
-    """Return name -> label values, without the background; both orientations of Decathlon's `labels` are read."""
-    value = document.get("structures", document.get("labels"))
-    if value is None and not required:
+    """Return name -> label values, without the background; both orientations of Decathlon's `labels` are read.
+
+    The background is 0 alone, under whatever name, and all that is called `background`: see `read_background`.
+    """
+    if document.get("structures", document.get("labels")) is None and not required:
         return {}
-    expected = 'an object from name to label value is expected, e.g. {"ventricles": 2, "brain": [1, 2]}'
+    named = _named_values(document)
+    background = _background_in(named)
+    result: dict[str, tuple[int, ...]] = {}
+    for name, numbers in named.items():
+        if _is_background(name):
+            continue
+        if min(numbers) <= 0:
+            raise ValueError(f"structure '{name}' has the label values {list(numbers)}; they must be > 0.")
+        if name == "mean":
+            raise ValueError("a structure cannot be called 'mean'; tables use that for their average.")
+        if both := [number for number in numbers if number in background]:
+            raise ValueError(f"label value {both[0]} is that of '{name}' and of the background; it can be one of them.")
+        result[name] = numbers
+    if not result:
+        raise ValueError(f"`structures` names only the background; {_STRUCTURES_FORM}.")
+    return result
+
+
+def read_background(document: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the label values that are no structure, increasing: 0, and those of a structure called `background`."""
+    if document.get("structures", document.get("labels")) is None:
+        return (0,)
+    return _background_in(_named_values(document))
+
+
+def _background_in(named: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    others = {number for name, numbers in named.items() if _is_background(name) for number in numbers}
+    return tuple(sorted({0, *others}))
+
+
+def _is_background(name: str) -> bool:
+    return name.casefold() == BACKGROUND
+
+
+def _named_values(document: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return name -> label values as the document has them, without an entry that is 0 alone."""
+    value = document.get("structures", document.get("labels"))
     if not isinstance(value, dict) or not value:
         found = "missing" if value is None else f"{value!r}"
-        raise ValueError(f"`structures` is {found}; {expected}.")
+        raise ValueError(f"`structures` is {found}; {_STRUCTURES_FORM}.")
     value_first = all(_is_integer_text(key) for key in value)
     result: dict[str, tuple[int, ...]] = {}
     for key, item in value.items():
@@ -51,18 +93,12 @@ def read_structures(document: Mapping[str, Any], required: bool) -> dict[str, tu
         try:
             numbers = tuple(_label_value(number) for number in (values if isinstance(values, list) else [values]))
         except ValueError as error:
-            raise ValueError(f"structure '{name}': {error}; {expected}.") from error
+            raise ValueError(f"structure '{name}': {error}; {_STRUCTURES_FORM}.") from error
         if not isinstance(name, str) or not name or not numbers:
-            raise ValueError(f"`structures` has {key!r}: {item!r}; {expected}.")
+            raise ValueError(f"`structures` has {key!r}: {item!r}; {_STRUCTURES_FORM}.")
         if numbers == (0,):  # the background is everything else, under whatever name
             continue
-        if min(numbers) <= 0:
-            raise ValueError(f"structure '{name}' has the label values {list(numbers)}; they must be > 0.")
-        if name == "mean":
-            raise ValueError("a structure cannot be called 'mean'; tables use that for their average.")
         result[name] = result.get(name, ()) + numbers
-    if not result:
-        raise ValueError(f"`structures` names only the background; {expected}.")
     return result
 
 

@@ -113,7 +113,7 @@ def measure_case(case: Case, structures: Mapping[str, Sequence[int]]) -> CaseMea
         raise DatalistError(f"{case.case_id}: no label; give one, or move the case to the testing section.")
     label = read_volume(case.label)
     values = np.rint(label.array[0]).astype(np.int64)
-    labelled = values > 0
+    labelled = np.isin(values, [value for numbers in structures.values() for value in numbers])
     counts = np.bincount(values[labelled])
     intensity: list[Triple | None] = []
     present = np.zeros(values.shape, dtype=bool)

@@ -180,6 +180,7 @@ def _options(
     if any(metric in BETTI_ERRORS[1:] for metric in metrics):
         require_topology()
     known = frozenset(value for values in datalist.structures.values() for value in values)
+    known |= set(datalist.background)
     return ScoreOptions(regions, known, tolerance_mm, tuple(metrics), GRID_TOLERANCE)
 
 

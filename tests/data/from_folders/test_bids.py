@@ -75,6 +75,44 @@ def test_cases_that_no_sessions_table_knows_are_counted_where_that_matters(tree)
     assert "axis score: 2 cases without a row in sub-*_sessions.tsv, 'unknown'" in tree.err
 
 
+def test_a_table_that_is_given_replaces_the_one_of_the_tree(tree):
+    typed = tree.table("participant_id\tage\tdiagnosis", "sub-01\t30\tcontrol", "sub-02\t1\tMS", "sub-03\t5\tMS")
+    options = ["--bids", "--image", "T2w", "--group-by", "diagnosis"]
+    assert tree.new(*options, "--table", typed, files=False) == 0
+    assert list(tree.groups("diagnosis").values()) == ["control", "MS", "MS", "MS"]
+    assert "participants.tsv: not read, since --table is given" in tree.out
+    assert "sub-*_sessions.tsv: 2 rows" in tree.out
+
+
+def test_the_table_of_the_tree_given_by_another_path_is_read_once(tree, monkeypatch):
+    monkeypatch.chdir(tree.root.parent)
+    table = "study/participants.tsv"
+    assert tree.new("--bids", "--image", "T2w", "--group-by", "diagnosis", "--table", table, files=False) == 0
+    assert tree.out.count("participants.tsv: 3 rows") == 1
+    assert "not read" not in tree.out
+
+
+def test_conditions_concern_the_tables_of_the_tree(tree):
+    options = ["--bids", "--image", "T2w", "--group-by", "diagnosis", "--group-by", "score"]
+    assert tree.new(*options, "--where", "diagnosis=MS", "--where", "score=4", files=False) == 0
+    assert tree.groups("diagnosis")["sub-01"] == "MS"
+    assert tree.groups("diagnosis")["sub-02"] == "unknown"
+    assert tree.groups("score") == {"sub-01": "unknown", "sub-02": "unknown", "sub-03_ses-1": "unknown"} | {
+        "sub-03_ses-2": "4"
+    }
+    assert tree.new(*options, "--where", "dose=4", "--overwrite", files=False) == 1
+    assert "participants.tsv: no column 'dose'" in tree.err
+    assert tree.new(*options, "--subject-column", "age", "--overwrite", files=False) == 2
+    assert "joined by participant_id" in tree.err
+
+
+def test_numbers_without_any_table_are_refused(tree):
+    (tree.root / "participants.tsv").unlink()
+    (tree.root / "sub-03/sub-03_sessions.tsv").unlink()
+    assert tree.new("--bids", "--image", "T2w", "--match-numbers", files=False) == 1
+    assert "no table for --where or --match-numbers" in tree.err
+
+
 def test_sidecars_are_inherited_from_above_and_overridden_below(tree):
     (tree.root / "T2w.json").write_text(json.dumps({"Manufacturer": "GE", "MagneticFieldStrength": 3}))
     (tree.root / "T1w.json").write_text(json.dumps({"Manufacturer": "Other"}))

@@ -68,6 +68,8 @@ def test_incomplete_cases_are_errors_skipped_or_null(study):
     options = ["--allow-missing-channels", "--exclude", "c", "--overwrite"]
     assert study.new(*TWO, *options, files=False) == 0
     assert study.document["training"][1]["image"] == [None, "study/b_T2w.nii.gz"]
+    assert study.err.count("b: no T1w") == 1
+    assert "lack channel" not in study.err  # that is the same once more
     assert study.new(*TWO, "--exclude", "q", "--overwrite", files=False) == 1
     assert "no case is called q" in study.err
 
@@ -169,3 +171,11 @@ def test_folders_of_dicom_series_are_images(study, real_data: Path):
     assert entry["image"] == "study/p1/session1/t1"
     assert entry["case_id"] == "p1_session1"
     assert entry["groups"]["manufacturer"] != "unknown"
+
+
+@pytest.mark.parametrize("names", ["T1w,,T2w", "T1w,T1w", "T1w,", "T1w,label"])
+def test_the_channels_of_one_file_have_each_a_name_of_its_own(study, names):
+    study.case("a")
+    options = ["--image", f"{names}={{subject}}_T2w.nii.gz", "--label", "{subject}_seg.nii.gz"]
+    assert study.new(*options, files=False) == 2
+    assert f"--image '{names}=" in study.err or "cannot be called 'label'" in study.err

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from monai.transforms import LoadImaged
 
-from droseg.data.from_folders import Bins, read_structures
+from droseg.cli import main
+from droseg.data import read_datalist
+from droseg.data.from_folders import Bins, read_background, read_structures
+from droseg.data.transforms import LabelsToClassesd
 from droseg.errors import DatalistError
+from droseg.workflow.preflight import check_cases, check_structures
 
 
 @pytest.mark.parametrize(
@@ -109,7 +114,40 @@ def test_values_that_no_structure_names_are_listed_per_file_or_allowed(study):
     assert study.err.count(": 2 (1152 voxels)") == 2
     assert "1 structure in none of the labels: never=9" in study.err
     assert study.new(*options, "--allow-other-values", structures=False) == 0
-    assert study.document["structures"] == {"only": 1, "never": 9}
+    assert study.document["structures"] == {"only": 1, "never": 9, "background": [0, 2]}
+    datalist = read_datalist(study.out_path)
+    assert (datalist.structures, datalist.background) == ({"only": (1,), "never": (9,)}, (0, 2))
+
+
+@pytest.mark.parametrize("options", [("--allow-other-values",), ("--structure", "background=2,5")])
+def test_allowed_background_values_pass_the_check_and_start_a_training(study, options):
+    for subject in ("a", "b"):
+        study.case(subject)
+    assert study.new("--structure", "only=1", *options, structures=False) == 0
+    assert main(["data", "check", str(study.out_path)]) == 0
+    datalist = read_datalist(study.out_path)
+    check_structures(datalist, {"only": 1}, ["T2w"])
+    assert check_cases(datalist) == []
+    item = LoadImaged("label")({"label": datalist.section("training")[0].label})
+    classes = LabelsToClassesd("label", datalist.structures)(item)["label"]
+    assert classes.unique().tolist() == [0, 1]
+    assert int(classes.sum()) == 2 * 24 * 24
+
+
+def test_background_values_that_are_not_read_must_be_named(study):
+    study.case("a")
+    options = ["--structure", "only=1", "--no-volumes"]
+    assert study.new(*options, "--allow-other-values", structures=False) == 2
+    assert "name the values: --structure background=" in study.err
+    assert study.new(*options, "--structure", "background=2", structures=False) == 0
+    assert read_datalist(study.out_path).background == (0, 2)
+
+
+@pytest.mark.parametrize("second", ["twin=1,2", "twin=2,1,2"])
+def test_structures_of_the_same_values_are_refused_before_anything_is_read(study, second):
+    study.case("a")
+    assert study.new("--structure", "both=1,2", "--structure", second, structures=False) == 1
+    assert "both and twin have the same label values" in study.err
 
 
 STRUCTURE_FILES = {
@@ -126,6 +164,7 @@ def test_structures_are_read_from_the_files_that_people_keep(tmp_path, name):
     (tmp_path / name).write_text(STRUCTURE_FILES[name])
     found = read_structures(tmp_path / name)
     assert found == {"x": (1,), "y": (2, 3)}
+    assert read_background(tmp_path / name) == (0,)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "index\tlabel\n1\tx\n", "index\tname\none\tx\n"])

@@ -66,6 +66,28 @@ def test_a_name_that_can_be_read_in_two_ways_is_said_with_a_way_out(root: Path) 
 
 
 @pytest.mark.parametrize(
+    ("glob", "crossing", "advised"),
+    [
+        ("sub-{subject:.+}_ses-1_T2w*", "01/ses-1/anat/sub-01", "{subject:[^/]+}"),
+        (r"{subject:[.\w]+-02.anat.sub-\d+}_T2w*", "sub-02/anat/sub-02", r"{subject:[.\w]+-02[^/]anat[^/]sub-\d+}"),
+        (r"{subject:\S+-02\S+-\d+}_T2w*", "sub-02/anat/sub-02", "{subject:[^/]+}"),
+        ("flat/{subject:.+?}_a_b_T2w.nii.gz", None, None),
+    ],
+)
+def test_a_regular_expression_that_goes_across_folders_is_said_with_the_one_to_write(
+    root: Path, glob: str, crossing: str | None, advised: str | None
+) -> None:
+    found, unclear, _ = Pattern(glob, root).scans(Tree())
+    if crossing is None:
+        assert unclear == []
+    else:
+        assert found == []
+        assert any(
+            f"{{subject}} is '{crossing}', which goes across folders; write {advised}" in text for text in unclear
+        )
+
+
+@pytest.mark.parametrize(
     ("glob", "reason"),
     [
         ("sub-{subject}/ses-{session}/func/*.nii.gz", "nothing fits 'func'; in .*/sub-01/ses-1.* there are: anat/"),

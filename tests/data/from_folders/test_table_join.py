@@ -159,3 +159,39 @@ def test_two_tables_share_the_columns_and_never_one(three):
     third = three.table("patient;dx", "001;a", name="more.csv")
     assert three.new("--table", first, "--table", third, "--group-by", "dx", "--overwrite") == 1
     assert "'dx' is in table.csv and in more.csv; rename one" in three.err
+
+
+def test_options_of_columns_concern_those_tables_that_have_them(three):
+    per_series = three.table("patient;series;site;id", "1;T1w;b;001", "1;T2w;a;001", "2;T2w;b;002", "3;T2w;a;003")
+    per_patient = three.table(*rows(","), name="diagnoses.csv")
+    tables = ["--table", per_series, "--table", per_patient, "--group-by", "dx", "--group-by", "site"]
+    options = ["--where", "series=T2w", "--subject-column", "id"]
+    assert three.new(*tables, *options) == 0
+    assert (three.groups("dx"), three.groups("site")) == (EXPECTED, {"001": "a", "002": "b", "003": "a"})
+    assert "diagnoses.csv: no column 'series', so --where series=... does not choose among its rows" in three.out
+    assert "diagnoses.csv: 3 rows, joined by subject column 'subject'" in three.out
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--where", "series=T2w"], "no column 'series'; it has"),
+        (["--where", "DX=MS"], "no column 'DX'; it has 'dx'"),
+        (["--subject-column", "who"], "no column 'who'; it has"),
+        (["--session-column", "when"], "no column 'when'; it has"),
+    ],
+)
+def test_a_column_that_no_table_has_is_an_error_of_each(three, options, reason):
+    first, second = three.table(*rows(",")), three.table("patient,site", "001,a", name="sites.csv")
+    assert three.new("--table", first, "--table", second, "--group-by", "dx", *options) == 1
+    assert f"table.csv: {reason}" in three.err
+    if "dx" not in reason:
+        assert f"sites.csv: {reason}" in three.err
+
+
+@pytest.mark.parametrize(
+    "option", [("--where", "dx=MS"), ("--subject-column", "id"), ("--session-column", "none"), ("--match-numbers",)]
+)
+def test_options_of_tables_without_a_table_are_refused(three, option):
+    assert three.new(*option) == 2
+    assert f"{option[0]}: for a --table, and none is given" in three.err

@@ -67,15 +67,29 @@ def register(jobs: argparse._SubParsersAction) -> None:
         help="files of the labels; with --bids also a folder in the tree, or desc-manual_dseg"
         " (default with --bids: *_dseg in derivatives/); without labels the list is one of images to segment",
     )
-    add("--bids", action="store_true", help="ROOT is a BIDS tree; its participants.tsv and sessions tables are joined")
+    add(
+        "--bids",
+        action="store_true",
+        help="ROOT is a BIDS tree; its participants.tsv (unless there is a --table) and sessions tables are joined",
+    )
     add("--no-label", action="store_true", help="with --bids: take no labels, a list of images to segment")
-    add("--structure", action="append", default=[], metavar="NAME=VALUE[,VALUE]", help="structure of a label value")
+    add(
+        "--structure",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE[,VALUE]",
+        help="structure of a label value; background=VALUE is none",
+    )
     add(
         "--structures",
         metavar="FILE",
         help="all structures: a datalist, Decathlon's dataset.json, BIDS' dseg.tsv, or an ITK-SNAP label file",
     )
-    add("--allow-other-values", action="store_true", help="label values that no structure names are background")
+    add(
+        "--allow-other-values",
+        action="store_true",
+        help="label values that nobody named are background, and written as such",
+    )
     add("--allow-missing-channels", action="store_true", help="keep cases that lack a channel; it becomes null")
     add("--skip-incomplete", action="store_true", help="leave out cases that lack a channel or the label")
     add("--exclude", action="append", default=[], metavar="CASE", help="leave out a case (repeatable)")
@@ -88,15 +102,28 @@ def register(jobs: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="CSV or TSV with a row per patient, or per patient and session (repeatable)",
+        help="CSV or TSV with a row per patient, or per patient and session (repeatable); with --bids in place of"
+        " participants.tsv",
     )
-    add("--subject-column", metavar="COLUMN", help="default: participant_id, subject, subject_id, patient_id ...")
+    add(
+        "--subject-column",
+        metavar="COLUMN",
+        help="of tables that have it; else participant_id, subject, patient_id ...",
+    )
     add(
         "--session-column",
         metavar="COLUMN",
-        help="default: session_id, session, ses or visit, if cases have sessions; none: join by subject alone",
+        help="of tables that have it; else session_id, session, ses or visit, if cases have sessions; none: join by"
+        " subject alone",
     )
-    add("--where", action="append", default=[], type=_pair, metavar="COLUMN=VALUE", help="only these rows (repeatable)")
+    add(
+        "--where",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="COLUMN=VALUE",
+        help="only these rows, of tables with this COLUMN",
+    )
     add("--match-numbers", action="store_true", help="1, 01, 001 and 1.0 are the same subject or session")
 
     groups = parser.add_argument_group("groups")
@@ -177,7 +204,7 @@ def _tell(finding: Finding, everything: bool) -> None:
 
 def _request(args: argparse.Namespace, out: Path) -> Request:
     """Return what the options ask for; an InputError says what cannot be understood."""
-    from droseg.data.from_folders import Leniency, Request, Tables, parse_channels, parse_structures, read_structures
+    from droseg.data.from_folders import Leniency, Request, Tables, parse_channels
     from droseg.errors import InputError
 
     if out.exists() and not args.overwrite:
@@ -190,9 +217,16 @@ def _request(args: argparse.Namespace, out: Path) -> Request:
         raise InputError("give --label or --no-label, not both.")
     if args.bids and len(args.label) > 1 and not all("{" in label for label in args.label):
         raise InputError("with --bids give one --label, or several globs with {subject}.")
+    _check_table_options(args)
     if args.section in _NO_SECTIONS:
         raise InputError(f"--section {args.section}: a datalist uses this word for something else.")
+    if args.allow_other_values and args.no_volumes:
+        raise InputError(
+            "--allow-other-values finds these values in the voxels, which --no-volumes does not read; leave out one of "
+            "the two, or name the values: --structure background=3,4."
+        )
     channels = tuple(parse_channels(args.image, args.bids))
+    structures, background = _structures(args)
     return Request(
         root=Path(args.root),
         channels=channels,
@@ -207,7 +241,8 @@ def _request(args: argparse.Namespace, out: Path) -> Request:
             args.match_numbers,
         ),
         axes=_axes(args, [name for channel in channels for name in channel.names]),
-        structures=read_structures(Path(args.structures)) if args.structures else parse_structures(args.structure),
+        structures=structures,
+        background=background,
         other_values=args.allow_other_values,
         allow=Leniency(args.allow_missing_channels, args.skip_incomplete, tuple(args.exclude)),
         section=args.section,
@@ -215,7 +250,30 @@ def _request(args: argparse.Namespace, out: Path) -> Request:
     )
 
 
+def _check_table_options(args: argparse.Namespace) -> None:
+    """Refuse options that say how to read a table where there is none."""
+    from droseg.errors import InputError
+
+    columns = {"--subject-column": args.subject_column, "--session-column": args.session_column}
+    others = {"--where": args.where, "--match-numbers": args.match_numbers}
+    given = [option for option, value in (columns if args.bids else {**columns, **others}).items() if value]
+    if given and not args.table:
+        why = "; those of a BIDS tree are joined by participant_id and session_id" if args.bids else ""
+        raise InputError(
+            f"{', '.join(given)}: for a --table, and none is given{why}. Add --table FILE, or leave it out."
+        )
+
+
 _NO_SECTIONS = ("channels", "structures", "modality", "labels", "")
+
+
+def _structures(args: argparse.Namespace) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
+    """Return the structures of --structure or --structures, and the label values that are none."""
+    from droseg.data.from_folders import parse_background, parse_structures, read_background, read_structures
+
+    if args.structures:
+        return read_structures(Path(args.structures)), read_background(Path(args.structures))
+    return parse_structures(args.structure), parse_background(args.structure)
 
 
 def _axes(args: argparse.Namespace, channels: list[str]) -> tuple[Axis, ...]:

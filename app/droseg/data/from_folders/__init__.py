@@ -7,7 +7,7 @@ from droseg.data.from_folders.build import Request, Tables, build_datalist
 from droseg.data.from_folders.channels import ChannelOption, parse_channels
 from droseg.data.from_folders.findings import Finding, Findings
 from droseg.data.from_folders.matching import Leniency
-from droseg.data.from_folders.structures import parse_structures, read_structures
+from droseg.data.from_folders.structures import parse_background, parse_structures, read_background, read_structures
 
 __all__ = [
     "Axis",
@@ -20,7 +20,9 @@ __all__ = [
     "Tables",
     "build_datalist",
     "parse_axes",
+    "parse_background",
     "parse_channels",
     "parse_structures",
+    "read_background",
     "read_structures",
 ]

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
-from tqdm import tqdm
-
-from droseg.data.check import Problem, check_datalist
+from droseg.data.check import NO_LABEL, Problem, check_datalist, missing_channels
 from droseg.data.datalist import Case, Datalist
 from droseg.data.from_folders import bids
 from droseg.data.from_folders.axes import Axis, JoinedTable, Values, column_values, groups_on, header_values
@@ -29,11 +26,10 @@ from droseg.data.from_folders.structures import (
     check_occurrence,
     read_label_values,
 )
-from droseg.data.from_folders.tables import SubjectTable, read_table
+from droseg.data.from_folders.tables import SubjectTable, find_unused, read_table
 from droseg.data.scanner import Tags
 from droseg.data.volumes import VolumeError
 from droseg.errors import DatalistError
-from droseg.keys import TESTING
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,8 @@ class Request:
         labels: globs of the labels; of a BIDS tree also a folder, or the entities of the file names.
         unlabelled: images to be segmented, also where a BIDS tree has labels.
         structures: empty if nobody named them.
-        other_values: whether label values that no structure names count as background.
+        background: label values that are no structure.
+        other_values: whether all label values that nobody named are background, too.
         section: of the datalist; default: training, or testing without labels.
         volumes: whether to read the voxels, as `droseg data check` does.
     """
@@ -69,6 +66,7 @@ class Request:
     tables: Tables = field(default_factory=Tables)
     axes: tuple[Axis, ...] = ()
     structures: Structures = field(default_factory=dict)
+    background: tuple[int, ...] = (0,)
     other_values: bool = False
     allow: Leniency = field(default_factory=Leniency)
     section: str | None = None
@@ -102,6 +100,7 @@ def build_datalist(request: Request, out: Path, findings: Findings, progress: bo
         names,
         request.structures,
         {section: tuple(_entry(case, groups[case.key]) for case in cases)},
+        request.background,
     )
     if labels is not None:
         datalist = _named_structures(request, datalist, root, findings, progress)
@@ -169,21 +168,7 @@ def _joined(
 ) -> list[JoinedTable]:
     """Return the tables that were given, and those of a BIDS tree, joined to the cases."""
     asked = request.tables
-    use_sessions = any(case.session for case in cases)
-    found: list[SubjectTable] = []
-    for path in asked.paths:
-        table = read_table(
-            path,
-            findings,
-            subject_column=asked.subject_column,
-            session_column=asked.session_column,
-            where=asked.where,
-            use_sessions=use_sessions,
-        )
-        found += [table] if table else []
-    if request.bids:
-        given = {os.path.realpath(path) for path in asked.paths}
-        found += [table for table in bids_tables(root, findings) if os.path.realpath(table.path) not in given]
+    found = _tables(request, root, any(case.session for case in cases), findings)
     joined = []
     for table in found:
         # Of a BIDS tree only the subjects that were scanned several times need a table of sessions.
@@ -199,6 +184,34 @@ def _joined(
         )
         joined.append(JoinedTable(table, rows, complete))
     return joined
+
+
+def _tables(request: Request, root: Path, use_sessions: bool, findings: Findings) -> list[SubjectTable]:
+    """Return the tables that were given, and those of a BIDS tree; a column that none of them has is an error."""
+    asked = request.tables
+    found: list[SubjectTable] = []
+    for path in asked.paths:
+        table = read_table(
+            path,
+            findings,
+            subject_column=asked.subject_column,
+            session_column=asked.session_column,
+            where=asked.where,
+            use_sessions=use_sessions,
+        )
+        found += [table] if table else []
+    all_read = len(found) == len(asked.paths)  # one that cannot be read may have the columns
+    if all_read:
+        find_unused(found, asked.subject_column, "--subject-column", findings)
+        find_unused(found, asked.session_column, "--session-column", findings)
+    if request.bids:
+        found += bids_tables(root, findings, given=asked.paths, where=asked.where)
+    if all_read:
+        for column in dict.fromkeys(column for column, _ in asked.where):
+            find_unused(found, column, "--where", findings)
+    if all_read and not found and (asked.where or asked.match_numbers):
+        findings.error(f"{root}: no table for --where or --match-numbers; give --table FILE, or leave them out.")
+    return found
 
 
 class _Headers:
@@ -229,8 +242,7 @@ class _Headers:
 
 
 def _entry(case: FoundCase, groups: Mapping[str, str]) -> Case:
-    images = cast("tuple[Path, ...]", case.images)  # a channel that is missing is None, and null in the file
-    return Case(case.case_id, case.subject, images, case.label, dict(groups))
+    return Case(case.case_id, case.subject, case.images, case.label, dict(groups))
 
 
 def _named_structures(request: Request, datalist: Datalist, root: Path, findings: Findings, progress: bool) -> Datalist:
@@ -239,18 +251,21 @@ def _named_structures(request: Request, datalist: Datalist, root: Path, findings
     if request.structures and not request.volumes:
         return datalist
     found = read_label_values(labels, progress)
-    occurring = tuple(sorted({value for values in found.values() for value in values}))
+    occurring = {value for values in found.values() for value in values}
     if not request.structures:
         ask_for_structures(found, findings, sorted(root.glob("**/*dseg.tsv")) if request.bids else [])
-        return replace(datalist, structures={"any": occurring or (1,)})
+        return replace(datalist, structures={"any": tuple(sorted(occurring)) or (1,)})
     check_occurrence(request.structures, found, findings)
-    _tell_other_values(request, found, findings)
-    return replace(datalist, structures={**request.structures, "others": occurring or (1,)})
+    named = {*request.background, *(value for values in request.structures.values() for value in values)}
+    _tell_other_values(request, named, found, findings)
+    others = tuple(sorted(occurring - named))
+    if request.other_values:
+        return replace(datalist, background=tuple(sorted({*request.background, *others})))
+    return replace(datalist, structures={**request.structures, **({"others": others} if others else {})})
 
 
-def _tell_other_values(request: Request, found: LabelValues, findings: Findings) -> None:
-    """Report the values that no structure names, with their files and voxels."""
-    named = {value for values in request.structures.values() for value in values}
+def _tell_other_values(request: Request, named: Collection[int], found: LabelValues, findings: Findings) -> None:
+    """Report the values that nobody named, with their files and voxels."""
     items = []
     for path, values in found.items():
         others = [f"{value} ({counted(voxels, 'voxel')})" for value, voxels in values.items() if value not in named]
@@ -261,27 +276,21 @@ def _tell_other_values(request: Request, found: LabelValues, findings: Findings)
     if request.other_values:
         findings.warning(f"{text}; they count as background:", items)
     else:
-        ways = "name them by --structure, correct the labels, or add --allow-other-values if they are background"
+        ways = "name them by --structure (background=VALUE if they are none; --allow-other-values: all), or correct"
+        ways += " the labels"
         findings.error(f"{text}; {ways}:", items)
 
 
 def _check(datalist: Datalist, findings: Findings, volumes: bool, progress: bool) -> None:
-    """Report every problem of the volumes and groups, as `droseg data check` finds them."""
-    ((section, cases),) = datalist.sections.items()
-    problems: list[Problem] = []
-    present = [replace(case, images=tuple(image for image in case.images if image is not None)) for case in cases]
-    rows = list(zip(cases, present, strict=True)) if volumes else []
-    for case, checked in tqdm(rows, desc="reading images", unit="case", delay=2, disable=not progress):
-        # A case is checked by the channels that it has; one file may hold all of them.
-        names = datalist.channels if len(case.images) == 1 else datalist.channels[: len(checked.images)]
-        # A case that lacks its label has been reported; a testing case needs none.
-        place = section if case.label is not None else TESTING
-        only = replace(datalist, channels=names, sections={place: (checked,)})
-        problems += [problem for problem in check_datalist(only) if problem.case_id]
-    problems += check_datalist(replace(datalist, sections={section: tuple(present)}), sections=[])
+    """Report every problem of the volumes and groups, as `droseg data check` finds them.
+
+    Labels and channels that cases lack have been reported.
+    """
+    known = list(missing_channels(datalist))
+    for section, cases in datalist.sections.items():
+        known += [Problem("error", section, case.case_id, NO_LABEL) for case in cases if case.label is None]
+    problems = [p for p in check_datalist(datalist, None if volumes else [], progress) if p not in known]
     for severity in ("error", "warning"):
         items = [": ".join(filter(None, (p.case_id, p.message))) for p in problems if p.severity == severity]
-        untold = any("resample it" in item and "regrid" not in item for item in items)
-        hint = "; `droseg data regrid` resamples to one grid" * untold
         if items:
-            findings.add(severity, f"{counted(len(items), 'problem')} of volumes and groups{hint}:", items)
+            findings.add(severity, f"{counted(len(items), 'problem')} of volumes and groups:", items)

@@ -35,7 +35,7 @@ def parse_channels(options: Sequence[str], bids: bool = False) -> list[ChannelOp
     A name that is given twice has several globs; a name that is not given is the last word of the glob.
 
     Raises:
-        InputError: if a name cannot be told from a glob, or two channels get the same one.
+        InputError: if a name is empty or cannot be told from a glob, or two channels get the same one.
     """
     found: dict[str, ChannelOption] = {}
     for option in options:
@@ -44,13 +44,17 @@ def parse_channels(options: Sequence[str], bids: bool = False) -> list[ChannelOp
         text = match[2] if match else option
         if not name:
             raise InputError(f"--image '{option}': what is this channel called? Write --image 'NAME={option}'.")
-        if name == "label":
+        names = tuple(word.strip() for word in name.split(","))
+        if "" in names or len(set(names)) < len(names):
+            found_names = ", ".join(f"'{word}'" for word in names)
+            raise InputError(f"--image '{option}': the channels are {found_names}; give each a name of its own.")
+        if "label" in names:
             raise InputError("--image label=...: a channel cannot be called 'label'; the labels are given by --label.")
         known = found.get(name)
         if known and (bids or known.derived or not match):
             raise InputError(f"--image: two channels are called '{name}'; give each a name: --image 'NAME={text}'.")
         globs = (*known.globs, text) if known else (text,)
-        found[name] = ChannelOption(tuple(word.strip() for word in name.split(",")), globs, derived=not match)
+        found[name] = ChannelOption(names, globs, derived=not match)
     if any(len(channel.names) > 1 for channel in found.values()) and len(found) > 1:
         raise InputError("--image 'A,B=GLOB' is for one file per case that holds all channels; give no other --image.")
     return list(found.values())

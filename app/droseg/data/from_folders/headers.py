@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,8 +96,3 @@ def _grid(image: Path) -> tuple[tuple[int, ...], Any, str]:
         return header.shape, header.affine, str(header.dtype)
     nifti = read_nibabel_header(image)
     return nifti.shape, np.asarray(nifti.affine, dtype=np.float64), str(nifti.get_data_dtype())
-
-
-def known(fields: Mapping[str, Any]) -> list[str]:
-    """Return the fields that are there, in their usual order."""
-    return [field for field in (*GRID_FIELDS, *TAG_FIELDS) if field in fields]

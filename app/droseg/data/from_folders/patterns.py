@@ -103,6 +103,7 @@ class Pattern:
         self.parts = parts[fixed:]
         self.only_folders = text.endswith("/")
         rest = "/".join(self.parts)
+        self._regexes = {match[1]: match[2] for match in _WILDCARD.finditer(rest) if match[1] and match[2]}
         names = [match[1] for match in _WILDCARD.finditer(rest) if match[1]]
         if SUBJECT not in names:
             raise InputError(
@@ -138,6 +139,10 @@ class Pattern:
             if not is_folder and not name.lower().endswith(IMAGE_SUFFIXES) and not _is_dicom(path):
                 others.append(str(path))
                 continue
+            across = next((wildcard for wildcard, value in first.groupdict().items() if "/" in value), None)
+            if across:
+                unclear.append(f"{path}: {self._across(across, first[across])}")
+                continue
             if first.groupdict() != last.groupdict():
                 unclear.append(f"{path}: {_difference(first.groupdict(), last.groupdict())}")
                 continue
@@ -148,6 +153,14 @@ class Pattern:
             subject, session = values.pop(SUBJECT), values.pop(SESSION, "")
             found.append(Scan(path, subject, session, values))
         return found, unclear, others
+
+    def _across(self, name: str, value: str) -> str:
+        """Return what to do about a regular expression that took a part of the path for a part of a name."""
+        # Neither an escaped dot nor one in brackets stands for a slash.
+        parts = re.compile(r"\\.|\[[^\]]*\]|\.")
+        within = parts.sub(lambda match: "[^/]" if match[0] == "." else match[0], self._regexes[name])
+        within = within if within != self._regexes[name] else "[^/]+"
+        return f"{{{name}}} is '{value}', which goes across folders; write {{{name}:{within}}}"
 
     def why_nothing(self, tree: Tree) -> str:
         """Return why no image matches: the first part of the glob that nothing fits, and what is there instead."""

@@ -31,7 +31,8 @@ def glob_source(name: str, patterns: Sequence[Pattern], tree: Tree, findings: Fi
     for pattern in patterns:
         found, unclear, others = pattern.scans(tree)
         if unclear:
-            text = f"{name}: '{pattern.text}' can be read in more than one way for {counted(len(unclear), 'file')}:"
+            text = f"{name}: '{pattern.text}' can be read in more than one way, or across folders, for"
+            text += f" {counted(len(unclear), 'file')}:"
             findings.error(text, unclear)
         elif not found:
             findings.error(f"{name}: '{pattern.text}' matches no image; {pattern.why_nothing(tree)}.")

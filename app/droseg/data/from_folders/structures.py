@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from tqdm import tqdm
 
 from droseg.data import form
+from droseg.data.check import value_counts
 from droseg.data.csv_text import read_text
 from droseg.data.from_folders.findings import Findings, counted, some
+from droseg.data.regions import label_values
 from droseg.data.volumes import VolumeError, read_volume
-from droseg.errors import DatalistError, InputError
+from droseg.errors import BundleError, DatalistError, InputError
 
 Structures = dict[str, tuple[int, ...]]
 LabelValues = dict[Path, dict[int, int]]
@@ -27,11 +29,25 @@ _ITK_SNAP: Final = re.compile(r'\s*(\d+)(?:\s+[\d.]+){4}(?:\s+\d+){2}\s+"(.*)"\s
 
 
 def parse_structures(options: Iterable[str]) -> Structures:
-    """Return the structures of options such as "ventricles=2" and "tumor=1,3".
+    """Return the structures of options such as "ventricles=2" and "tumor=1,3"; "background=3" is none.
 
     Raises:
         InputError: if one is not of that form, or names a structure twice.
     """
+    found = _of_options(options)
+    return _checked(found, "--structure") if found else {}
+
+
+def parse_background(options: Iterable[str]) -> tuple[int, ...]:
+    """Return the label values that are no structure by options such as "background=3"; 0 is one always.
+
+    Raises:
+        InputError: if an option is not of that form, or names a structure twice.
+    """
+    return form.read_background({"structures": _of_options(options) or None})
+
+
+def _of_options(options: Iterable[str]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for option in options:
         name, equals, values = option.partition("=")
@@ -41,7 +57,7 @@ def parse_structures(options: Iterable[str]) -> Structures:
         if name.strip() in found:
             raise InputError(f"--structure {name.strip()} is given twice; give all its values at once: NAME=1,2.")
         found[name.strip()] = [int(number) for number in numbers]
-    return _checked(found, "--structure") if found else {}
+    return found
 
 
 def read_structures(path: Path) -> Structures:
@@ -50,6 +66,20 @@ def read_structures(path: Path) -> Structures:
     Raises:
         DatalistError: if it is none of them.
     """
+    return _checked(_of_file(path), str(path))
+
+
+def read_background(path: Path) -> tuple[int, ...]:
+    """Return the label values that such a file says are no structure; 0 is one always.
+
+    Raises:
+        DatalistError: if it is none of them.
+    """
+    return form.read_background({"structures": _of_file(path) or None})
+
+
+def _of_file(path: Path) -> Any:
+    """Return what `structures` of a datalist would hold; of a JSON file it is not checked yet, and None if missing."""
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
@@ -59,13 +89,13 @@ def read_structures(path: Path) -> Structures:
     if text.lstrip().startswith("{"):
         try:
             document = json.loads(text)
-            return form.read_structures(document if "structures" in document or "labels" in document else {}, True)
-        except ValueError as error:  # json's is one, too
+        except ValueError as error:
             raise DatalistError(f"{path}: {error}") from error
+        return document.get("structures", document.get("labels"))
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     matches = [_ITK_SNAP.fullmatch(line) for line in lines]
     if lines and all(matches):
-        return _checked(_by_name((match[2], int(match[1])) for match in matches if match), str(path))
+        return _by_name((match[2], int(match[1])) for match in matches if match)
     table = read_text(path, rows_are="one row per structure")
     for column in ("index", "name"):
         table.need(column, "A dseg.tsv has index and name; JSON and ITK-SNAP's label files are read, too.")
@@ -76,7 +106,7 @@ def read_structures(path: Path) -> Structures:
                 f"{path}, line {line}: index '{index}' and name '{name}'; a number and a name are needed."
             )
         pairs.append((name, int(index)))
-    return _checked(_by_name(pairs), str(path))
+    return _by_name(pairs)
 
 
 def _by_name(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
@@ -87,10 +117,10 @@ def _by_name(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
     return found
 
 
-def _checked(named: Mapping[str, list[int]], source: str) -> Structures:
+def _checked(named: object, source: str) -> Structures:
     try:
-        return form.read_structures({"structures": dict(named)}, True)
-    except ValueError as error:
+        return label_values(form.read_structures({"structures": named}, True))
+    except (ValueError, BundleError) as error:
         raise DatalistError(f"{source}: {error}") from error
 
 
@@ -99,7 +129,7 @@ def read_label_values(labels: Sequence[Path], progress: bool = False) -> LabelVa
     found: LabelValues = {}
     for path in tqdm(labels, desc="reading labels", unit="label", delay=2, disable=not progress):
         try:
-            values, counts = np.unique(read_volume(path).array, return_counts=True)
+            values, counts = value_counts(read_volume(path).array)
         except VolumeError:  # the check of the whole case says so
             continue
         if np.isfinite(values).all() and (values == np.round(values)).all():

@@ -75,9 +75,9 @@ def read_table(
     Args:
         path: of the file.
         findings: takes what is wrong, and how the table was read.
-        subject_column: default: the one of `SUBJECT_COLUMNS` that is there.
-        session_column: default: the one of `SESSION_COLUMNS` that is there, if any; "none": do not look for one.
-        where: only rows with this (column, value); several values of one column: any of them.
+        subject_column: if the table has it; else, and by default, the one of `SUBJECT_COLUMNS` that is there.
+        session_column: the same of `SESSION_COLUMNS`, if any; "none": do not look for one.
+        where: only rows with this (column, value), if the table has the column; several values of one: any of them.
         use_sessions: whether the cases have sessions; if not, a session column is looked for only if it is named.
     """
     try:
@@ -85,19 +85,19 @@ def read_table(
     except InputError as error:
         findings.error(str(error))
         return None
+    errors = findings.count("error")
     subject = _column(text, subject_column, SUBJECT_COLUMNS, "--subject-column", findings, needed=True)
     session: str | None = None
-    if session_column == NO_COLUMN and NO_COLUMN not in text.header:
-        session_column = None
-    elif session_column or use_sessions:
-        session = _column(text, session_column, SESSION_COLUMNS, "--session-column", findings, needed=False)
-    if subject is None or (session_column and session is None):
+    if (session_column or use_sessions) and (session_column != NO_COLUMN or NO_COLUMN in text.header):
+        usual = SESSION_COLUMNS if use_sessions else ()
+        session = _column(text, session_column, usual, "--session-column", findings, needed=False)
+    if subject is None or findings.count("error") > errors:
         return None
     rows = []
     for line, fields in text.rows():
         values = {column: _plain(field) for column, field in fields.items()}
         rows.append(Row(path, line, values[subject], _named(values[session]) if session else "", values))
-    rows = _kept(rows, where, text, findings)
+    rows = kept_rows(rows, where, path, text.header, findings)
     _find_blank_ids(rows, subject, session, findings)
     rows = [row for row in rows if row.subject.lower() not in MISSING]
     joined = f"column '{subject}'" + (f" and session column '{session}'" if session else "")
@@ -105,21 +105,28 @@ def read_table(
     return SubjectTable(path, tuple(text.header), tuple(rows), session is not None, text.comma_is_decimal)
 
 
+def find_unused(tables: Sequence[SubjectTable], column: str | None, option: str, findings: Findings) -> None:
+    """Report a column that an option names and that no table has."""
+    if column and column != NO_COLUMN and tables and not any(column in table.columns for table in tables):
+        for table in tables:
+            findings.error(unknown_column(column, table.path, table.columns, option))
+
+
 def closest_column(name: str, columns: Sequence[str]) -> str | None:
     """Return the column that differs only in case, blanks, hyphens and underscores; None if there is none."""
     return next((column for column in columns if _squeezed(column) == _squeezed(name)), None)
 
 
-def unknown_column(name: str, table: SubjectTable | TextTable, option: str) -> str:
+def unknown_column(name: str, path: Path, columns: Sequence[str], option: str) -> str:
     """Return what to say about a column that is not there."""
-    columns = [c for c in (table.header if isinstance(table, TextTable) else table.columns) if c]
+    columns = [column for column in columns if column]
     near = closest_column(name, columns)
     hint = (
         f"it has '{near}' (upper and lower case, blanks and underscores count)"
         if near
         else f"it has {some(columns, 30)}"
     )
-    return f"{table.path}: no column '{name}'; {hint}. Correct {option}."
+    return f"{path}: no column '{name}'; {hint}. Correct {option}."
 
 
 def _squeezed(name: str) -> str:
@@ -142,13 +149,10 @@ def _column(
 ) -> str | None:
     """Return the column that was named, or else the usual one that is there."""
     columns = list(text.header)
-    if named is not None:
-        found = [named] if named in columns else []
-        if not found:
-            findings.error(unknown_column(named, text, option))
-            return None
-    else:
-        found = [column for column in columns if column.casefold() in usual]
+    found = [named] if named in columns else [column for column in columns if column.casefold() in usual]
+    if named is not None and named not in columns and (closest_column(named, columns) or (needed and not found)):
+        findings.error(unknown_column(named, text.path, columns, option))
+        return None
     if len(found) > 1 or any(columns.count(column) > 1 for column in found):
         findings.error(f"{text.path}: which column names it, {' or '.join(found)}? Say so by {option}.")
         return None
@@ -159,22 +163,25 @@ def _column(
     return found[0] if found else None
 
 
-def _kept(rows: Sequence[Row], where: Sequence[tuple[str, str]], text: TextTable, findings: Findings) -> list[Row]:
-    """Return the rows that a person wants."""
+def kept_rows(
+    rows: Sequence[Row], where: Sequence[tuple[str, str]], path: Path, columns: Sequence[str], findings: Findings
+) -> list[Row]:
+    """Return the rows that a person wants, by those conditions whose column the table has."""
     wanted: dict[str, list[str]] = {}
     for column, value in where:
         wanted.setdefault(column, []).append(value)
     kept = list(rows)
     for column, values in wanted.items():
-        if column not in text.header:
-            findings.error(unknown_column(column, text, "--where"))
+        if column not in columns:
+            if closest_column(column, columns):
+                findings.error(unknown_column(column, path, columns, "--where"))
+            else:
+                findings.note(f"{path}: no column '{column}', so --where {column}=... does not choose among its rows.")
             continue
         there = sorted({row.values[column] for row in kept})
         kept = [row for row in kept if row.values[column] in values]
         if not kept:
-            findings.error(
-                f"{text.path}: no row with {column} = {' or '.join(values)}; values there: {some(there, 20)}."
-            )
+            findings.error(f"{path}: no row with {column} = {' or '.join(values)}; values there: {some(there, 20)}.")
     return kept
 
 

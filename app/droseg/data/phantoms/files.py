@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from droseg.data import writing
 from droseg.errors import InputError
 
 Job = TypeVar("Job")
@@ -72,15 +73,15 @@ def write_nifti(array: NDArray[Any], affine: NDArray[np.float64], path: Path) ->
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a text file.
+    """Write a text file that is complete or not there.
 
     Raises:
-        InputError: if it cannot be written.
+        InputError: if its folder cannot be made. OutputError: if it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); free space or choose another folder."
         ) from error
+    writing.write_text(text, path)
