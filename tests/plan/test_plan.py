@@ -24,8 +24,8 @@ MakeDatalist = Callable[..., Path]
 
 def plan(path: Path, budget: Budget = CPU, like: str | None = None) -> Plan:
     datalist, entries = parse_datalist(path)
-    fingerprint, warnings = take_fingerprint(datalist, entries)
-    return make_plan(datalist, fingerprint, budget, read_template(like, datalist.structures), warnings=tuple(warnings))
+    fingerprint, _ = take_fingerprint(datalist, entries)
+    return make_plan(datalist, fingerprint, budget, read_template(like, datalist.structures))
 
 
 def test_measures_are_of_the_axes_after_the_turn_to_ras(make_datalist: MakeDatalist) -> None:

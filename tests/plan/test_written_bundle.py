@@ -279,6 +279,23 @@ def test_the_command_prints_the_plan_and_the_next_command(
     assert yaml.safe_load((tmp_path / "mine/configs/train.yaml").read_text())["precision"] == "bf16"
 
 
+def test_warnings_name_cases_in_the_terminal_and_nowhere_in_the_bundle(
+    make_datalist: MakeDatalist, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = make_datalist(channels=("T1w", "T2w")), tmp_path / "mine"
+    label = nib.load(path.parent / "tr_3_label.nii.gz")
+    empty = np.zeros(label.shape, np.uint8)
+    nib.save(nib.Nifti1Image(empty, label.affine), path.parent / "tr_3_label.nii.gz")
+    content = json.loads(path.read_text())
+    content["training"][4]["image"][1] = None
+    path.write_text(json.dumps(content))
+    assert new(out, path) == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("droseg: warning: ")]
+    for case_id in ("tr_3", "tr_4"):
+        assert any(case_id in line for line in warned), warned
+        assert not [file for file in out.rglob("*") if file.is_file() and case_id in file.read_text()]
+
+
 @pytest.mark.slow
 def test_the_multi_gpu_overlay_trains_on_two_processes(make_datalist: MakeDatalist, tmp_path: Path) -> None:
     assert new(tmp_path / "mine", make_datalist()) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,8 +82,10 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{datalist.path}: no case has a label, so there is nothing to plan a segmentation from.")
     template = read_template(args.like, datalist.structures)
     fingerprint, warnings = take_fingerprint(datalist, entries, progress=True)
+    for warning in warnings:  # said here only, for they name cases and files
+        print(f"droseg: warning: {warning}", file=sys.stderr)
     root = None if args.data_root is None else Path(args.data_root)
-    plan = make_plan(datalist, fingerprint, budget, template, data_root=root, warnings=tuple(warnings))
+    plan = make_plan(datalist, fingerprint, budget, template, data_root=root)
     write_bundle(plan, template, out)
     print(plan_table(plan))
     print(memory_line(plan))

@@ -88,7 +88,6 @@ def make_plan(
     template: Template,
     *,
     data_root: Path | None = None,
-    warnings: tuple[str, ...] = (),
 ) -> Plan:
     """Return the choices for a data set and the memory at hand.
 
@@ -98,7 +97,6 @@ def make_plan(
         budget: memory and machine.
         template: the bundle that is followed.
         data_root: folder that the datalist's relative paths start from, if not its own.
-        warnings: of the check of the datalist; they join the notes.
     Raises:
         InputError: if the images are too small, or the memory.
     """
@@ -141,11 +139,10 @@ def make_plan(
             )
         ),
     ]
-    if template.regions and max(np.median(boxes, axis=0) / np.array(fit.patch)) > 2:
-        small = "patches are small and cut anywhere, since a case may lack every region; many will hold none."
-        warnings = (*warnings, small)
-    notes = (*warnings, *_notes(fingerprint, fit, budget, shapes, len(structures)))
-    return Plan(tuple(choices), fit, fingerprint, budget, datalist, masked, notes)
+    notes = _notes(fingerprint, fit, budget, shapes, len(structures))
+    if template.regions and max(median / np.array(fit.patch)) > 2:
+        notes.append("patches are small and cut anywhere, since a case may lack every region; many will hold none.")
+    return Plan(tuple(choices), fit, fingerprint, budget, datalist, masked, tuple(notes))
 
 
 def _structures_reason(fingerprint: Fingerprint) -> str:
