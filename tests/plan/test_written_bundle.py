@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,7 +113,7 @@ def test_lines_are_short_and_expressions_are_calls(bundle: Path) -> None:
 
 def test_the_card_tells_the_plan_and_the_commands(bundle: Path) -> None:
     card = (bundle / "docs/README.md").read_text()
-    for part in ("| `spacing_mm` |", "droseg train mine --out RUN", "## Not planned", "None yet: `droseg report"):
+    for part in ("| `spacing_mm` |", "droseg train mine --datalist DATALIST --out RUN", "## Not planned", "None yet: `droseg report"):
         assert part in card
     assert "Apache License" in (bundle / "LICENSE").read_text()
 
@@ -294,6 +295,30 @@ def test_warnings_name_cases_in_the_terminal_and_nowhere_in_the_bundle(
     for case_id in ("tr_3", "tr_4"):
         assert any(case_id in line for line in warned), warned
         assert not [file for file in out.rglob("*") if file.is_file() and case_id in file.read_text()]
+
+
+def test_paths_are_relative_and_the_training_finds_the_data(
+    make_datalist: MakeDatalist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datalist = make_datalist("our data", sizes={"training": 4})
+    odd = datalist.with_name("it's #1@home.json")  # all that an expression of MONAI might take for its own
+    shutil.copyfile(datalist, odd)
+    monkeypatch.chdir(tmp_path)
+    assert new(Path("mine"), odd, "--data-root", str(datalist.parent)) == 0
+    config = yaml.safe_load(Path("mine/configs/train.yaml").read_text())
+    assert (config["dataset_dir"], config["data_root"]) == ("our data", "our data")
+    assert not [file for file in Path("mine").rglob("*") if file.is_file() and str(tmp_path) in file.read_text()]
+    record = json.loads(Path("mine/plan.json").read_text())
+    assert record["datalist"] == "it's #1@home.json"
+    assert not {"dataset_dir", "datalist", "data_root"} & set(record["choices"])
+
+    options = ["network_def#channels=[4,8,8]", *(f"{key}={value}" for key, value in SMALL.items())]
+    assert main(["train", "mine", "--out", "run", *options]) == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    data = ["--datalist", str(datalist), "--data-root", str(datalist.parent)]
+    assert main(["train", "../mine", "--out", "run", *data, *options]) == 0
 
 
 @pytest.mark.slow

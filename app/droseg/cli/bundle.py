@@ -22,7 +22,8 @@ examples:
   droseg train bundles/mine --out runs/mine
 
 Images are read, nothing is trained. What is not planned (loss, optimizer, objective, most of the augmentation) comes
-from the bundle named by --like. Nothing in the bundle names a case."""
+from the bundle named by --like. No file of the bundle names a case; train.yaml says where the datalist lies, from the
+current folder: train from here too, or give --datalist."""
 
 
 def register(subparsers: Any) -> None:

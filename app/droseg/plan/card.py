@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from droseg.inference.memory import GIB
-from droseg.plan.choose import Choice, Plan
+from droseg.plan.choose import OF_PATHS, Choice, Plan
 from droseg.plan.memory import CONTEXT_BYTES
 from droseg.plan.template import Template
 from droseg.plan.text import flow
@@ -25,7 +25,7 @@ def shown(choice: Choice) -> str:
 
 def plan_rows(plan: Plan) -> list[tuple[str, str, str]]:
     """Return (choice, value, reason) of every choice but those of paths."""
-    hidden = ("dataset_dir", "datalist", "data_root", "first_epochs", "keep_largest")
+    hidden = (*OF_PATHS, "first_epochs", "keep_largest")
     return [(choice.key, shown(choice), choice.reason) for choice in plan.choices if choice.key not in hidden]
 
 
@@ -74,11 +74,11 @@ To look at:
 
 ## Commands
 
-From the folder that holds this bundle:
+From the folder that holds this bundle (`--datalist` is needed in other folders than that of the plan only):
 
 ```
-droseg train {name} --out RUN                            # plain (ERM)
-droseg train {name} --out RUN --objective hardness       # hardness-weighted
+droseg train {name} --datalist DATALIST --out RUN                            # plain (ERM)
+droseg train {name} --datalist DATALIST --out RUN --objective hardness       # hardness-weighted
 droseg predict IMAGE_OR_FOLDER --bundle RUN --out OUT
 droseg evaluate --datalist DATALIST --bundle RUN --out SCORES
 ```
@@ -86,8 +86,8 @@ droseg evaluate --datalist DATALIST --bundle RUN --out SCORES
 The same by MONAI alone:
 
 ```
-python -m monai.bundle run training --config_file {name}/configs/train.yaml --output_dir RUN
-python -m monai.bundle run training --output_dir RUN \\
+python -m monai.bundle run training --config_file {name}/configs/train.yaml --datalist DATALIST --output_dir RUN
+python -m monai.bundle run training --datalist DATALIST --output_dir RUN \\
   --config_file "['{name}/configs/train.yaml','{name}/configs/hardness.yaml']"
 python -m monai.bundle run inference --config_file RUN/configs/inference.yaml --bundle_root RUN \\
   --dataset_dir IN --output_dir OUT

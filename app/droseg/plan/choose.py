@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,8 @@ from droseg.plan.spacing import ANISOTROPY, resampled, target_spacing, thick_axe
 from droseg.plan.template import Template
 from droseg.plan.topology import Topology, network_config
 
+OF_PATHS = ("dataset_dir", "datalist", "data_root")
+"""Choices that say where the data lie."""
 MASKED_BOX = 0.75
 """Below this share of the image, what is not 0 counts as cut out by a mask (nnU-Net 2.8.1)."""
 MANY_WINDOWS = 64
@@ -127,7 +130,7 @@ def make_plan(
         Choice("keep_largest", [], "not planned: no structure loses its smaller pieces", "inference"),
         Choice("network_def", network_config(fit.topology, like), _network_reason(fit, spacing), "inference"),
         Choice("normalization", "nonzero" if masked else "all", _normalization(fingerprint, box_share), "inference"),
-        *(Choice(key, value, reason, "train") for key, value, reason in _paths(datalist, data_root, template)),
+        *(Choice(key, value, reason, "train") for key, value, reason in _paths(datalist, data_root)),
         *(
             Choice(key, value, reason, "train")
             for key, value, reason in schedule_choices(datalist, fingerprint, budget, fit, shapes)
@@ -225,14 +228,18 @@ def _normalization(fingerprint: Fingerprint, box_share: float) -> str:
     return f"zero mean, unit variance {start}{scale}"
 
 
-def _paths(datalist: Datalist, data_root: Path | None, template: Template) -> list[tuple[str, Any, str]]:
+def _paths(datalist: Datalist, data_root: Path | None) -> list[tuple[str, Any, str]]:
+    """Return where the data lie, from the current folder: configs hold no absolute paths."""
     start = "null: the datalist's own" if data_root is None else "as given to `droseg bundle new`"
+    # The name as Python text without what MONAI reads as a reference.
+    name = repr("/" + datalist.path.name).replace("@", r"\x40").replace("#", r"\x23")
+    where = "where the datalist of the plan lies, from the folder it was planned in; --dataset_dir gives another"
     return [
-        ("dataset_dir", str(datalist.path.parent), "where the datalist of the plan lies; --dataset_dir gives another"),
-        ("datalist", f"$@dataset_dir + '/{datalist.path.name}'", "the plan's; `droseg train --datalist` gives another"),
+        ("dataset_dir", os.path.relpath(datalist.path.parent), where),
+        ("datalist", f"$@dataset_dir + {name}", "the plan's; `droseg train --datalist` gives another"),
         (
             "data_root",
-            None if data_root is None else str(data_root.resolve()),
+            None if data_root is None else os.path.relpath(data_root),
             f"folder that relative paths in the datalist start from; {start}",
         ),
     ]

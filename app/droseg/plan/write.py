@@ -15,7 +15,7 @@ from droseg.engine.run_folder import replace_text
 from droseg.errors import BundleError, InputError
 from droseg.inference.shared_choices import KEY, with_shared
 from droseg.plan.card import card_text
-from droseg.plan.choose import Plan
+from droseg.plan.choose import OF_PATHS, Plan
 from droseg.plan.configs import inference_text, shared_keys, train_text
 from droseg.plan.metadata import planned_metadata
 from droseg.plan.template import OVERLAYS, Template
@@ -74,12 +74,12 @@ def write_bundle(plan: Plan, template: Template, out: Path) -> None:
 
 
 def plan_record(plan: Plan, template: Template) -> dict[str, Any]:
-    """Return the plan for other programs; no case is named."""
+    """Return the plan for other programs; it names no case, and no folder of this machine."""
     fingerprint = plan.fingerprint
     return {
         "droseg": __version__,
         "like": template.folder.name,
-        "datalist": str(plan.datalist.path),
+        "datalist": plan.datalist.path.name,
         "training_cases": len(fingerprint.cases),
         "memory_bytes": plan.budget.memory,
         "needed_bytes": plan.fit.needed,
@@ -87,6 +87,7 @@ def plan_record(plan: Plan, template: Template) -> dict[str, Any]:
         "choices": {
             choice.key: {"value": choice.value, "reason": choice.reason, "file": f"{choice.place}.yaml"}
             for choice in plan.choices
+            if choice.key not in OF_PATHS
         },
         "notes": list(plan.notes),
     }
