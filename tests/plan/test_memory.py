@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -82,3 +83,11 @@ def test_the_memory_is_what_is_given_else_a_share_of_the_ram(monkeypatch: pytest
     assert "no GPU here" in found.source
     with pytest.raises(InputError, match="--memory-gb is -1; it must be > 0"):
         find_budget(-1.0)
+
+
+def test_cores_are_counted_where_there_is_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS and Windows
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert find_budget(1.0).cores == 3
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert find_budget(1.0).cores == 1

@@ -69,5 +69,6 @@ def find_budget(memory_gb: float | None = None, precision: Precision = "auto") -
         said = f"{name} {'has' if bf16 else 'has no'} bf16 in hardware"
     else:
         bf16, said = precision == "bf16", f"--precision {precision}"
-    cores = len(os.sched_getaffinity(0))
+    # What a scheduler or a container leaves to this process; Linux alone can say.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Budget(total - CONTEXT_BYTES, source, bf16, said, gpu, ram, cores)
