@@ -83,6 +83,9 @@ def test_the_memory_is_what_is_given_else_a_share_of_the_ram(monkeypatch: pytest
     assert "no GPU here" in found.source
     with pytest.raises(InputError, match="--memory-gb is -1; it must be > 0"):
         find_budget(-1.0)
+    for wrong in ("inf", "nan"):
+        with pytest.raises(InputError, match=f"--memory-gb is {wrong}; it must be > 0, and finite"):
+            find_budget(float(wrong))
 
 
 def test_cores_are_counted_where_there_is_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:

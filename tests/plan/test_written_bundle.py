@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -319,6 +320,16 @@ def test_paths_are_relative_and_the_training_finds_the_data(
     monkeypatch.chdir(elsewhere)
     data = ["--datalist", str(datalist), "--data-root", str(datalist.parent)]
     assert main(["train", "../mine", "--out", "run", *data, *options]) == 0
+
+
+def test_any_folder_name_is_text_in_the_config_and_one_word_in_the_next_command(
+    make_datalist: MakeDatalist, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine: the #1"
+    assert new(out, make_datalist()) == 0
+    assert yaml.safe_load((out / "configs/train.yaml").read_text())["output_dir"] == "runs/mine: the #1"
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words == ["droseg", "train", str(out), "--out", "runs/mine: the #1"]
 
 
 @pytest.mark.slow

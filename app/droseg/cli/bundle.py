@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import textwrap
 from pathlib import Path
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     for note in plan.notes:
         print(f"note: {note}")
     print(f"Wrote {out}, like {template.folder.name} in all else. Next:")
-    print(f"  droseg train {out} --out runs/{out.resolve().name}")
+    print(f"  {shlex.join(['droseg', 'train', str(out), '--out', f'runs/{out.resolve().name}'])}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -48,10 +49,10 @@ def find_budget(memory_gb: float | None = None, precision: Precision = "auto") -
         memory_gb: GiB (2^30 bytes) for the training as a whole.
         precision: of the training; auto: bf16 if the device of this machine has it in hardware.
     Raises:
-        InputError: if `memory_gb` is not positive.
+        InputError: if `memory_gb` is not positive, or not finite.
     """
-    if memory_gb is not None and not memory_gb > 0:
-        raise InputError(f"--memory-gb is {memory_gb:g}; it must be > 0.")
+    if memory_gb is not None and not (memory_gb > 0 and math.isfinite(memory_gb)):
+        raise InputError(f"--memory-gb is {memory_gb:g}; it must be > 0, and finite.")
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     ram = free_bytes(torch.device("cpu"))

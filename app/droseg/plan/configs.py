@@ -101,7 +101,7 @@ def train_text(plan: Plan, template: Template, name: str) -> str:
     text.set(
         KEY, f"{KEY}: # keys that inference.yaml says, for training as for inference\n{names}", before="network_def"
     )
-    text.set("output_dir", f"output_dir: runs/{name} # the run folder, which is a bundle itself")
+    text.set("output_dir", setting("output_dir", f"runs/{name}", "the run folder, which is a bundle itself"))
     previous = "output_dir"
     for choice in plan.of("train"):
         if choice.key in _NOT_LINES:
