@@ -95,6 +95,21 @@ def test_masked_images_are_normalized_over_what_is_not_zero(make_datalist: MakeD
     assert found["crop"] == "classes"
 
 
+def test_steps_count_what_patches_are_cut_from(make_datalist: MakeDatalist) -> None:
+    # 30 cases of 48^3 voxels, of which a box of 16^3 is not 0.
+    path = make_datalist(shape=(48, 48, 48), spacing_mm=(1, 1, 1), masked=True, sizes={"training": 30})
+    whole = plan(path, GPU)
+    path.write_text(path.read_text().replace('"anterior": 1', '"anterior": [1, 2]'))
+    cropped = plan(path, GPU)  # like brats_mri, which crops to what is not 0
+    for found, edge in ((whole, 48), (cropped, 16)):
+        assert (found["roi_size"], found["batch_size"]) == ([16, 16, 16], 2)
+        steps = found["epochs"] * found["batches_per_epoch"]
+        assert steps == pytest.approx(200 * 30 * edge**3 / (2 * 16**3), rel=0.01)  # each voxel is seen 200 times
+    assert "in the box around what is not 0" in cropped.reason("epochs")
+    assert "in the box" not in whole.reason("epochs")
+    assert cropped.reason("cache_rate") == whole.reason("cache_rate")  # volumes stay in memory whole
+
+
 def test_structures_with_a_side_forbid_mirroring(make_datalist: MakeDatalist) -> None:
     found = plan(make_datalist(structures=("lung_left", "lung_right")))
     assert found["mirror_axes"] == []

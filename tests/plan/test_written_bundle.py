@@ -114,7 +114,12 @@ def test_lines_are_short_and_expressions_are_calls(bundle: Path) -> None:
 
 def test_the_card_tells_the_plan_and_the_commands(bundle: Path) -> None:
     card = (bundle / "docs/README.md").read_text()
-    for part in ("| `spacing_mm` |", "droseg train mine --datalist DATALIST --out RUN", "## Not planned", "None yet: `droseg report"):
+    for part in (
+        "| `spacing_mm` |",
+        "droseg train mine --datalist DATALIST --out RUN",
+        "## Not planned",
+        "None yet: `droseg report",
+    ):
         assert part in card
     assert "Apache License" in (bundle / "LICENSE").read_text()
 

@@ -112,6 +112,7 @@ def make_plan(
         return template.network(network_config(topology, like), channels, structures)
 
     step = StepMemory(network, len(channels), budget.bf16, template.loss())
+    seen = boxes if template.crops_foreground else shapes  # what patches are cut from
     median = np.median(boxes, axis=0)
     fit = fit_patch(
         spacing, median.tolist(), len(fingerprint.cases), float(boxes.prod(axis=1).sum()), budget.memory, step
@@ -133,13 +134,11 @@ def make_plan(
         *(Choice(key, value, reason, "train") for key, value, reason in _paths(datalist, data_root)),
         *(
             Choice(key, value, reason, "train")
-            for key, value, reason in schedule_choices(datalist, fingerprint, budget, fit, shapes)
+            for key, value, reason in schedule_choices(datalist, fingerprint, budget, fit, shapes, seen)
         ),
         *(
             Choice(key, value, reason, "train")
-            for key, value, reason in augmentation_choices(
-                fingerprint, fit, np.median(boxes if template.crops_foreground else shapes, axis=0), template.regions
-            )
+            for key, value, reason in augmentation_choices(fingerprint, fit, np.median(seen, axis=0), template.regions)
         ),
     ]
     notes = _notes(fingerprint, fit, budget, shapes, len(structures))
