@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from monai.bundle import ConfigParser
 
 from droseg.bundles import shipped_bundles
 from droseg.cli import main
@@ -29,6 +30,13 @@ def plan(path: Path, out: Path) -> tuple[dict, dict]:
     return train, inference
 
 
+def flipped_axes(train: dict, mirror_axes: list[int]) -> list[int]:
+    """Return the axis of each flip that MONAI makes of the augmentation."""
+    items = [item for item in train["augmentation"] if item["_target_"] == "RandFlipd"]
+    made = ConfigParser({"mirror_axes": mirror_axes, "flips": items}).get_parsed_content("flips")
+    return [flip.flipper.spatial_axis for flip in made]
+
+
 @takes_regions
 def test_regions_are_planned_trained_and_painted(make_datalist: MakeDatalist, tmp_path: Path) -> None:
     path = make_datalist(masked=True, shape=(48, 48, 40), spacing_mm=(1, 1, 1))
@@ -41,7 +49,9 @@ def test_regions_are_planned_trained_and_painted(make_datalist: MakeDatalist, tm
     assert "region_values" in train["from_inference"]
     assert train["train"]["loss"]["_target_"].endswith("PerCaseDiceBCELoss")
     targets = [item["_target_"] for item in train["augmentation"]]
-    assert targets.count("RandFlipd") == 1  # along the planned axis, not the followed bundle's three
+    assert flipped_axes(train, [0]) == [0]  # along the planned axis, not the followed bundle's three
+    assert flipped_axes(train, [0, 1, 2]) == [0, 1, 2]  # an item each, so that they are drawn one by one, as there
+    assert flipped_axes(train, []) == []
     assert "RandCropByLabelClassesd" not in targets
     metadata = json.loads((tmp_path / "mine/configs/metadata.json").read_text())
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "whole", "1": "core"}

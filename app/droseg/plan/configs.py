@@ -21,13 +21,17 @@ FEW_STRUCTURES = 3
 """More have a line each."""
 _NOT_LINES = ("normalization", "crop", "rotate_range", "scale_range", "translate_range", "first_epochs")
 
-FLIP = """\
+FLIPS = "".join(
+    f"""\
   - _target_: RandFlipd
     keys: [image, label]
-    spatial_axis: "@mirror_axes"
+    spatial_axis: {axis}
     prob: 0.5
-    _disabled_: $not @mirror_axes
+    _disabled_: ${axis} not in @mirror_axes
 """
+    for axis in range(3)
+)
+"""One each, since a single flip along several axes turns all of them at once."""
 UNIFORM_CROP = """\
   - _target_: RandSpatialCropd
     keys: [image, label]
@@ -149,13 +153,13 @@ def _normalized(block: str, plan: Plan) -> str:
 
 
 def _augmentation(block: str, plan: Plan) -> str:
-    """Return `augmentation` with the crop, the turns and the flip of the plan; one flip, where there may be several."""
+    """Return `augmentation` with the crop, the turns and the flips of the plan, in the place of the first flip."""
     flips = []
 
     def change(kind: str, item: str) -> str:
         if kind == "RandFlipd":
             flips.append(item)
-            return FLIP if len(flips) == 1 else ""
+            return FLIPS if len(flips) == 1 else ""
         if kind in _CROPS:
             return _crop(plan)
         return _affine(item, plan) if kind == "RandAffined" else item
