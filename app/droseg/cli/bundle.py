@@ -94,8 +94,20 @@ def run(args: argparse.Namespace) -> int:
     for note in plan.notes:
         print(f"note: {note}")
     print(f"Wrote {out}, like {template.folder.name} in all else. Next:")
-    print(f"  {shlex.join(['droseg', 'train', str(out), '--out', f'runs/{out.resolve().name}'])}")
+    print(f"  {shlex.join(next_command(plan, out))}")
     return 0
+
+
+def next_command(plan: Plan, out: Path) -> list[str]:
+    """Return the words that train the bundle, with what the plan cannot say for the user."""
+    from droseg.data.regions import unclear_regions
+    from droseg.plan.text import flow
+
+    words = ["droseg", "train", str(out), "--out", f"runs/{out.resolve().name}"]
+    if any(choice.key == "region_values" and choice.value is None for choice in plan.choices):
+        needed = unclear_regions(plan.datalist.structures)
+        words += [f"region_values={flow(needed)}"] if needed else []
+    return words
 
 
 def plan_table(plan: Plan) -> str:

@@ -18,6 +18,7 @@ from droseg.plan.channels import missing_channel_choices
 from droseg.plan.fingerprint import Fingerprint
 from droseg.plan.memory import CONTEXT_BYTES, StepMemory
 from droseg.plan.patch import Fit, fit_patch
+from droseg.plan.regions import region_choices, region_notes
 from droseg.plan.sampling import augmentation_choices
 from droseg.plan.schedule import schedule_choices
 from droseg.plan.sides import mirror_axes
@@ -118,11 +119,13 @@ def make_plan(
         spacing, median.tolist(), len(fingerprint.cases), float(boxes.prod(axis=1).sum()), budget.memory, step
     )
     missing = [Choice(*row) for row in missing_channel_choices(datalist, template)]
+    regions = region_choices(datalist.structures, template)
     box_share = float(np.median(fingerprint.per_case("box").prod(axis=1) / fingerprint.per_case("shape").prod(axis=1)))
     masked = box_share < MASKED_BOX
     choices = [
         Choice("channels", channels, f"of {datalist.path.name}", "inference"),
         Choice("structures", structures, _structures_reason(fingerprint), "inference"),
+        *(Choice(*row) for row in regions),
         Choice("spacing_mm", list(spacing), spacing_reason, "inference"),
         Choice("roi_size", list(fit.patch), _patch_reason(fit, median, budget), "inference"),
         *_window_choices(fit, shapes),
@@ -141,7 +144,7 @@ def make_plan(
             for key, value, reason in augmentation_choices(fingerprint, fit, np.median(seen, axis=0), template.regions)
         ),
     ]
-    notes = _notes(fingerprint, fit, budget, shapes, len(structures))
+    notes = [*region_notes(datalist.structures, regions), *_notes(fingerprint, fit, budget, shapes, len(structures))]
     if template.regions and max(median / np.array(fit.patch)) > 2:
         notes.append("patches are small and cut anywhere, since a case may lack every region; many will hold none.")
     return Plan(tuple(choices), fit, fingerprint, budget, datalist, masked, tuple(notes))
