@@ -78,7 +78,9 @@ def test_the_memory_is_what_is_given_else_a_share_of_the_ram(monkeypatch: pytest
     given = find_budget(3.0, "bf16")
     assert given.memory == 3 * 2**30 - CONTEXT_BYTES
     assert (given.bf16, given.source) == (True, "--memory-gb 3")
+    assert (given.memory_given, given.precision_given) == (True, True)
     found = find_budget()
+    assert (found.memory_given, found.precision_given) == (False, False)
     assert found.memory + CONTEXT_BYTES == pytest.approx(min(found.ram * RAM_SHARE, CPU_CAP), rel=1e-3)
     assert "no GPU here" in found.source
     with pytest.raises(InputError, match="--memory-gb is -1; it must be > 0"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -144,6 +145,15 @@ def test_a_gpu_gets_workers_and_a_full_ram_a_part_of_the_cache(make_datalist: Ma
     # 10 cases of 32^3 voxels, image and label of 4 bytes: 2.6 MB; half of 2 MB holds 38 % of it.
     scarce = plan(path, Budget(GIB, "", True, "", True, 2_000_000, 4))
     assert scarce["cache_rate"] == pytest.approx(0.38)
+
+
+def test_memory_of_another_machine_says_what_is_for_this_one(make_datalist: MakeDatalist) -> None:
+    path, note = make_datalist(), "num_workers and cache_rate are for this machine"
+    given, found = (plan(path, replace(CPU, memory_given=value)) for value in (True, False))
+    assert given["num_workers"] == 0
+    assert [text for text in given.notes if text.startswith(note)][0].endswith("set num_workers=8.")
+    assert note not in " ".join(found.notes)
+    assert note not in " ".join(plan(path, replace(GPU, memory_given=True)).notes)
 
 
 def test_without_validation_the_last_network_is_taken(make_datalist: MakeDatalist) -> None:

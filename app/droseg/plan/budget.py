@@ -31,6 +31,8 @@ class Budget:
         gpu: whether the training is taken to run on one.
         ram: free bytes of RAM.
         cores: CPU cores of this machine.
+        memory_given: whether the memory was said, maybe that of another machine.
+        precision_given: whether the precision was said.
     """
 
     memory: int
@@ -40,6 +42,8 @@ class Budget:
     gpu: bool
     ram: int
     cores: int
+    memory_given: bool = False
+    precision_given: bool = False
 
 
 def find_budget(memory_gb: float | None = None, precision: Precision = "auto") -> Budget:
@@ -72,4 +76,5 @@ def find_budget(memory_gb: float | None = None, precision: Precision = "auto") -
         bf16, said = precision == "bf16", f"--precision {precision}"
     # What a scheduler or a container leaves to this process; Linux alone can say.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Budget(total - CONTEXT_BYTES, source, bf16, said, gpu, ram, cores)
+    given = memory_gb is not None, precision != "auto"
+    return Budget(total - CONTEXT_BYTES, source, bf16, said, gpu, ram, cores, *given)

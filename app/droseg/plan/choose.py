@@ -20,7 +20,7 @@ from droseg.plan.memory import CONTEXT_BYTES, StepMemory
 from droseg.plan.patch import Fit, fit_patch
 from droseg.plan.regions import region_choices, region_notes
 from droseg.plan.sampling import augmentation_choices
-from droseg.plan.schedule import schedule_choices
+from droseg.plan.schedule import MOST_WORKERS, schedule_choices
 from droseg.plan.sides import mirror_axes
 from droseg.plan.spacing import ANISOTROPY, resampled, target_spacing, thick_axes
 from droseg.plan.template import Template
@@ -274,6 +274,11 @@ def _notes(fingerprint: Fingerprint, fit: Fit, budget: Budget, shapes: Any, num_
         )
     if not budget.gpu:
         notes.append("no GPU here: how long a step takes on this CPU is seen by a first epochs=1 batches_per_epoch=5.")
+    if not budget.gpu and budget.memory_given:
+        notes.append(
+            "num_workers and cache_rate are for this machine; on another one, with a GPU, set "
+            f"num_workers={MOST_WORKERS}."
+        )
     if fit.limit == "least":
         notes.append("even 2 patches hold more than 5 % of the training voxels: few data; expect overfitting.")
     return notes

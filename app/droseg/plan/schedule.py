@@ -64,7 +64,11 @@ def schedule_choices(
     cases = f"{len(fingerprint.cases)} training cases{inside}"
     said = f"{steps} steps in all: each voxel of the {cases} is seen {times:.0f} times{why}"
     return [
-        *([("precision", "bf16" if budget.bf16 else "fp32", budget.precision_source)] if _forced(budget) else []),
+        *(
+            [("precision", "bf16" if budget.bf16 else "fp32", budget.precision_source)]
+            if budget.precision_given
+            else []
+        ),
         ("epochs", epochs, said),
         ("batches_per_epoch", batches, f"a hundredth of the steps, {MOST_BATCHES} at most (nnU-Net's)"),
         ("batch_size", fit.batch_size, _batch_reason(fit, fingerprint, budget)),
@@ -79,10 +83,6 @@ def schedule_choices(
         _cache(datalist, fingerprint, budget, float(np.median(shapes.prod(axis=1)))),
         *_groups(datalist),
     ]
-
-
-def _forced(budget: Budget) -> bool:
-    return budget.precision_source.startswith("--precision")
 
 
 def _val_interval(epochs: int) -> int:
