@@ -93,6 +93,7 @@ def test_masked_images_are_normalized_over_what_is_not_zero(make_datalist: MakeD
     assert found["normalization"] == "nonzero"
     assert "of them is exactly 0" in found.reason("normalization")
     assert max(found["roi_size"]) <= 16  # of the box of 16 x 16 x 16, not of the image
+    assert "holds what is not 0 in the median image, 16 x 16 x 16 " in found.reason("roi_size")
     assert found["crop"] == "classes"
 
 
@@ -164,6 +165,19 @@ def test_three_slices_are_not_halved(make_datalist: MakeDatalist) -> None:
     found = plan(make_datalist(shape=(32, 32, 3), spacing_mm=(1, 1, 1)))
     assert found["roi_size"] == [32, 32, 3]
     assert all(stride == [2, 2, 1] for stride in found["network_def"]["strides"])
+    assert "holds the median image, 32 x 32 x 3 " in found.reason("roi_size")
+
+
+def test_half_a_slice_of_the_median_is_no_limit_of_the_volume(make_datalist: MakeDatalist) -> None:
+    path = make_datalist(shape=(32, 32, 3), spacing_mm=(1, 1, 1), sizes={"training": 4})
+    for index in range(2):  # two of four have a fourth slice: 3.5 in the median
+        for name in ("0", "label"):
+            file = path.parent / f"tr_{index}_{name}.nii.gz"
+            image = nib.load(file)
+            nib.save(nib.Nifti1Image(np.pad(image.dataobj, ((0, 0), (0, 0), (0, 1)), "edge"), image.affine), file)
+    found = plan(path)
+    assert found["roi_size"] == [32, 32, 3]
+    assert "holds the median image, 32 x 32 x 3.5 " in found.reason("roi_size")
 
 
 def test_all_errors_are_said_in_one_run(make_datalist: MakeDatalist) -> None:

@@ -127,7 +127,7 @@ def make_plan(
         Choice("structures", structures, _structures_reason(fingerprint), "inference"),
         *(Choice(*row) for row in regions),
         Choice("spacing_mm", list(spacing), spacing_reason, "inference"),
-        Choice("roi_size", list(fit.patch), _patch_reason(fit, median, budget), "inference"),
+        Choice("roi_size", list(fit.patch), _patch_reason(fit, shapes, boxes, budget), "inference"),
         *_window_choices(fit, shapes),
         *missing,
         Choice("mirror_axes", *mirror_axes(list(structures)), "inference"),
@@ -162,18 +162,20 @@ def size_text(fingerprint: Fingerprint, structure: str) -> str:
     return f"{fingerprint.median_ml(structure):.3g} ml{without}"
 
 
-def _patch_reason(fit: Fit, median: Any, budget: Budget) -> str:
+def _patch_reason(fit: Fit, shapes: Any, boxes: Any, budget: Budget) -> str:
+    median = np.median(boxes, axis=0)
+    image = "the median image" if np.array_equal(shapes, boxes) else "what is not 0 in the median image"
     divisor = fit.topology.divisor
     multiples = str(divisor[0]) if len(set(divisor)) == 1 else " x ".join(map(str, divisor))
-    shown = " x ".join(f"{edge:.0f}" for edge in median)
+    shown = " x ".join(f"{edge:g}" for edge in median)
     taken = f"{(fit.needed + CONTEXT_BYTES) / GIB:.1f} GB for {fit.batch_size} of them, estimated"
     if fit.shrunk:
         room = (budget.memory + CONTEXT_BYTES) / GIB
-        why = f"the largest of which 2 fit into {room:.1f} GB; the median image has {shown}"
-    elif all(edge >= size for edge, size in zip(fit.patch, median, strict=True)):
-        why = f"holds the median image, {shown}"
+        why = f"the largest of which 2 fit into {room:.1f} GB; {image} has {shown}"
+    elif all(edge >= int(size) for edge, size in zip(fit.patch, median, strict=True)):
+        why = f"holds {image}, {shown}"
     else:
-        why = f"a volume of 256^3 at most, as nnU-Net; the median image has {shown}"
+        why = f"a volume of 256^3 at most, as nnU-Net; {image} has {shown}"
     return f"voxels; multiples of {multiples}, the product of the strides; {why} ({taken})"
 
 
