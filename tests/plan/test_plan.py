@@ -152,7 +152,7 @@ def test_memory_of_another_machine_says_what_is_for_this_one(make_datalist: Make
     path, note = make_datalist(), "num_workers and cache_rate are for this machine"
     given, found = (plan(path, replace(CPU, memory_given=value)) for value in (True, False))
     assert given["num_workers"] == 0
-    assert [text for text in given.notes if text.startswith(note)][0].endswith("set num_workers=8.")
+    assert next(text for text in given.notes if text.startswith(note)).endswith("set num_workers=8.")
     assert note not in " ".join(found.notes)
     assert note not in " ".join(plan(path, replace(GPU, memory_given=True)).notes)
 

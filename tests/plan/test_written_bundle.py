@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import shlex
 import shutil
@@ -91,6 +92,24 @@ def test_each_choice_stands_once_with_its_reason(bundle: Path) -> None:
         said = " ".join(texts[record[key]["file"]].replace("#", " ").split())
         assert " ".join(record[key]["reason"].split()) in said, key
     assert "6 training cases" in record["spacing_mm"]["reason"]
+
+
+def test_every_choice_is_found_where_the_plan_says_that_it_stands(bundle: Path) -> None:
+    card = (bundle / "docs/README.md").read_text()
+    for name, choice in json.loads((bundle / "plan.json").read_text())["choices"].items():
+        config = yaml.safe_load((bundle / "configs" / choice["file"]).read_text())
+        if choice["within"] is None:
+            assert config[name] == choice["value"]
+            continue
+        assert name not in config
+        holder = config
+        for key in choice["within"].split("#"):
+            holder = holder[key]
+        text = yaml.safe_dump(holder)
+        written = {"normalization": "NormalizeIntensityd", "crop": "Crop"}.get(name, name)
+        assert written in text or not any(choice["value"])  # translate_range of zeros is left out
+        if name != "first_epochs":
+            assert f"(in {choice['within']})" in next(line for line in card.splitlines() if f"| `{name}` |" in line)
 
 
 def test_what_is_not_planned_is_the_followed_bundles(bundle: Path) -> None:
@@ -266,6 +285,19 @@ def test_a_folder_that_holds_something_is_refused(
     assert new(other, path, "--overwrite") == 2
     assert "not a planned bundle" in capsys.readouterr().err
     assert [file.name for file in other.iterdir()] == ["thesis.tex"]
+
+
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    nothing = tmp_path / "no_datalist.json"
+    assert new(tmp_path / "thesis.tex" / "deep" / "mine", nothing) == 2
+    assert f"cannot be written, {tmp_path / 'thesis.tex'} is a file" in capsys.readouterr().err
+    if os.geteuid() != 0:  # nothing is write-protected for root
+        (tmp_path / "locked").mkdir(mode=0o500)
+        assert new(tmp_path / "locked" / "mine", nothing) == 2
+        assert f"{tmp_path / 'locked'} is write-protected" in capsys.readouterr().err
 
 
 def test_nothing_is_left_of_a_plan_that_fails(make_datalist: MakeDatalist, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from droseg.inference.memory import GIB
-from droseg.plan.choose import OF_PATHS, Choice, Plan
+from droseg.plan.choose import OF_PATHS, WITHIN, Choice, Plan
 from droseg.plan.memory import CONTEXT_BYTES
 from droseg.plan.template import Template
 from droseg.plan.text import flow
@@ -24,9 +24,14 @@ def shown(choice: Choice) -> str:
 
 
 def plan_rows(plan: Plan) -> list[tuple[str, str, str]]:
-    """Return (choice, value, reason) of every choice but those of paths."""
+    """Return (choice, value, reason) of every choice but those of paths; a reason says in which key a part stands."""
     hidden = (*OF_PATHS, "first_epochs", "keep_largest")
-    return [(choice.key, shown(choice), choice.reason) for choice in plan.choices if choice.key not in hidden]
+    rows = []
+    for choice in plan.choices:
+        if choice.key not in hidden:
+            place = f" (in {WITHIN[choice.key]})" if choice.key in WITHIN else ""
+            rows.append((choice.key, shown(choice), choice.reason + place))
+    return rows
 
 
 def memory_line(plan: Plan) -> str:
@@ -66,7 +71,8 @@ follows the bundle `{template.folder.name}`.
 {rows}
 
 Each choice stands once: what training and inference share in `configs/inference.yaml`, the rest in
-`configs/train.yaml`. Change it there, or on the command line (`key=value`). `plan.json` says the same to programs.
+`configs/train.yaml`. Change it there; or on the command line (`key=value`), but for what stands in a list of
+transforms ("in augmentation", "in deterministic_transforms"). `plan.json` says the same to programs.
 
 To look at:
 

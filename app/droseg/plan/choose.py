@@ -28,6 +28,12 @@ from droseg.plan.topology import Topology, network_config
 
 OF_PATHS = ("dataset_dir", "datalist", "data_root")
 """Choices that say where the data lie."""
+WITHIN = {
+    "normalization": "deterministic_transforms",
+    **dict.fromkeys(("crop", "rotate_range", "scale_range", "translate_range"), "augmentation"),
+    "first_epochs": "rivals#jtt",
+}
+"""Choices that are no keys of a config -> the key that they stand in."""
 MASKED_BOX = 0.75
 """Below this share of the image, what is not 0 counts as cut out by a mask (nnU-Net 2.8.1)."""
 MANY_WINDOWS = 64
@@ -41,7 +47,7 @@ class Choice:
     """One setting.
 
     Attributes:
-        key: of the config, or a name for a table.
+        key: of the config, or a name for what stands `WITHIN` another key.
         value: as the config takes it.
         reason: one sentence, with the numbers that it rests on.
         place: which config says it; inference.yaml's are those of the training, too.

@@ -6,7 +6,7 @@ import re
 import textwrap
 
 from droseg.inference.shared_choices import KEY
-from droseg.plan.choose import Choice, Plan, size_text
+from droseg.plan.choose import WITHIN, Choice, Plan, size_text
 from droseg.plan.template import Template
 from droseg.plan.text import WIDTH, ConfigText, change_items, flow, set_leaf, setting, wrapped
 
@@ -19,7 +19,6 @@ ALSO_SHARED = ("missing_channels", "region_values")
 _CROPS = ("RandSpatialCropd", "RandCropByLabelClassesd", "RandCropByPosNegLabeld")
 FEW_STRUCTURES = 3
 """More have a line each."""
-_NOT_LINES = ("normalization", "crop", "rotate_range", "scale_range", "translate_range", "first_epochs")
 
 FLIPS = "".join(
     f"""\
@@ -77,7 +76,7 @@ def inference_text(plan: Plan, template: Template) -> str:
     text.remove_comments("`label` is missing here")
     previous = "device"
     for choice in plan.of("inference"):
-        if choice.key in _NOT_LINES:
+        if choice.key in WITHIN:
             continue
         text.set(choice.key, _block(choice, plan), after=previous)
         previous = choice.key
@@ -108,7 +107,7 @@ def train_text(plan: Plan, template: Template, name: str) -> str:
     text.set("output_dir", setting("output_dir", f"runs/{name}", "the run folder, which is a bundle itself"))
     previous = "output_dir"
     for choice in plan.of("train"):
-        if choice.key in _NOT_LINES:
+        if choice.key in WITHIN:
             continue
         text.set(choice.key, setting(choice.key, choice.value, choice.reason), after=previous)
         previous = choice.key
