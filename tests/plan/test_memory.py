@@ -11,7 +11,8 @@ from torch import nn
 from droseg.errors import InputError
 from droseg.losses import PerCaseDiceCELoss
 from droseg.plan.budget import CPU_CAP, RAM_SHARE, find_budget
-from droseg.plan.memory import CONTEXT_BYTES, OF_WEIGHTS, WORKSPACE, LiveBytes, step_bytes, training_bytes
+from droseg.plan.memory import CONTEXT_BYTES, OF_WEIGHTS, WORKSPACE, LiveBytes, StepMemory, step_bytes
+from droseg.plan.topology import Topology
 
 
 def unet() -> nn.Module:
@@ -70,7 +71,8 @@ def test_weights_count_with_gradient_and_moments() -> None:
     parameters = sum(parameter.numel() for parameter in unet().parameters())
     step = step_bytes(on_meta(unet), 1, (16, 16, 16), 2, False, PerCaseDiceCELoss())
     expected = WORKSPACE * (OF_WEIGHTS * parameters + step)
-    assert training_bytes(on_meta(unet), 1, (16, 16, 16), 2, bf16=False) == pytest.approx(expected, abs=1)
+    memory = StepMemory(lambda _: on_meta(unet), 1, False, PerCaseDiceCELoss())
+    assert memory(Topology((), (), (16, 16, 16)), 2) == pytest.approx(expected, abs=1)
 
 
 def test_the_memory_is_what_is_given_else_a_share_of_the_ram(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,7 +221,7 @@ def _network_reason(fit: Fit, spacing: tuple[float, float, float]) -> str:
 
 def _normalization(fingerprint: Fingerprint, box_share: float) -> str:
     zeros = float(np.median(fingerprint.per_case("zero_share")))
-    medians = [case.intensity[0][1] for case in fingerprint.cases if case.intensity and case.intensity[0] is not None]
+    medians = [case.intensity[0] for case in fingerprint.cases if case.intensity and case.intensity[0] is not None]
     scale = (
         f"; medians of the structures' intensity go from {min(medians):.3g} to {max(medians):.3g}" if medians else ""
     )
