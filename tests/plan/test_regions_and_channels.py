@@ -13,16 +13,10 @@ import pytest
 import yaml
 from monai.bundle import ConfigParser
 
-from droseg.bundles import shipped_bundles
 from droseg.cli import main
 
 MakeDatalist = Callable[..., Path]
 SMALL = ("epochs=1", "batches_per_epoch=1", "val_interval=1", "warmup_steps=1")
-takes_regions = pytest.mark.skipif("brats_mri" not in shipped_bundles(), reason="skipped: no bundle of regions here")
-takes_missing = pytest.mark.skipif(
-    "missing_channels" not in (shipped_bundles()["hippocampus_mri"] / "configs/inference.yaml").read_text(),
-    reason="skipped: no bundle takes cases without a channel here",
-)
 
 
 def plan(path: Path, out: Path) -> tuple[dict, dict]:
@@ -38,7 +32,6 @@ def flipped_axes(train: dict, mirror_axes: list[int]) -> list[int]:
     return [flip.flipper.spatial_axis for flip in made]
 
 
-@takes_regions
 def test_regions_are_planned_trained_and_painted(make_datalist: MakeDatalist, tmp_path: Path) -> None:
     path = make_datalist(masked=True, shape=(48, 48, 40), spacing_mm=(1, 1, 1))
     content = json.loads(path.read_text())
@@ -68,7 +61,6 @@ def test_regions_are_planned_trained_and_painted(make_datalist: MakeDatalist, tm
     assert set(np.unique(found)) <= {0, 1, 2}
 
 
-@takes_regions
 def test_regions_that_cross_are_asked_for_with_a_command_that_trains(
     make_datalist: MakeDatalist, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,7 +97,6 @@ def test_regions_that_cross_are_asked_for_with_a_command_that_trains(
     assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-1] == "region_values={A: 1, C: 3}"
 
 
-@takes_missing
 def test_missing_channels_are_filled_and_dropped_in_training(make_datalist: MakeDatalist, tmp_path: Path) -> None:
     path = make_datalist(channels=("T1w", "T2w"), shape=(24, 24, 24), spacing_mm=(1, 1, 1))
     complete, _ = plan(path, tmp_path / "complete")
