@@ -28,15 +28,15 @@ def check_target(out: Path, overwrite: bool) -> None:
     Raises:
         InputError: with what to do.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; give a folder.")
     # The bundle is made beside OUT and then moved, so the folder that OUT lies in is written, too.
-    present = next(folder for folder in out.absolute().parents if folder.exists())
-    for folder in (present, *([out] if out.is_dir() else [])):
+    present = next(folder for folder in out.absolute().parents if os.path.exists(folder))
+    for folder in (present, *([out] if os.path.isdir(out) else [])):
         if not folder.is_dir():
             raise InputError(f"{out}: cannot be written, {folder} is a file; give another folder.")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise InputError(f"{out}: cannot be written, {folder} is write-protected; give another folder.")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; give a folder.")
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not overwrite:
