@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,8 @@ from torch import nn
 from droseg.errors import InputError
 from droseg.losses import PerCaseDiceCELoss
 from droseg.plan.budget import CPU_CAP, RAM_SHARE, find_budget
-from droseg.plan.memory import CONTEXT_BYTES, OF_WEIGHTS, WORKSPACE, LiveBytes, step_bytes, training_bytes
+from droseg.plan.memory import CONTEXT_BYTES, OF_WEIGHTS, WORKSPACE, LiveBytes, StepMemory, step_bytes
+from droseg.plan.topology import Topology
 
 
 def unet() -> nn.Module:
@@ -69,7 +71,8 @@ def test_weights_count_with_gradient_and_moments() -> None:
     parameters = sum(parameter.numel() for parameter in unet().parameters())
     step = step_bytes(on_meta(unet), 1, (16, 16, 16), 2, False, PerCaseDiceCELoss())
     expected = WORKSPACE * (OF_WEIGHTS * parameters + step)
-    assert training_bytes(on_meta(unet), 1, (16, 16, 16), 2, bf16=False) == pytest.approx(expected, abs=1)
+    memory = StepMemory(lambda _: on_meta(unet), 1, False, PerCaseDiceCELoss())
+    assert memory(Topology((), (), (16, 16, 16)), 2) == pytest.approx(expected, abs=1)
 
 
 def test_the_memory_is_what_is_given_else_a_share_of_the_ram(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,8 +80,21 @@ def test_the_memory_is_what_is_given_else_a_share_of_the_ram(monkeypatch: pytest
     given = find_budget(3.0, "bf16")
     assert given.memory == 3 * 2**30 - CONTEXT_BYTES
     assert (given.bf16, given.source) == (True, "--memory-gb 3")
+    assert (given.memory_given, given.precision_given) == (True, True)
     found = find_budget()
+    assert (found.memory_given, found.precision_given) == (False, False)
     assert found.memory + CONTEXT_BYTES == pytest.approx(min(found.ram * RAM_SHARE, CPU_CAP), rel=1e-3)
     assert "no GPU here" in found.source
     with pytest.raises(InputError, match="--memory-gb is -1; it must be > 0"):
         find_budget(-1.0)
+    for wrong in ("inf", "nan"):
+        with pytest.raises(InputError, match=f"--memory-gb is {wrong}; it must be > 0, and finite"):
+            find_budget(float(wrong))
+
+
+def test_cores_are_counted_where_there_is_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS and Windows
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert find_budget(1.0).cores == 3
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert find_budget(1.0).cores == 1

@@ -25,8 +25,8 @@ MakeDatalist = Callable[..., Path]
 
 def plan(path: Path, budget: Budget = CPU, like: str | None = None) -> Plan:
     datalist, entries = parse_datalist(path)
-    fingerprint, warnings = take_fingerprint(datalist, entries)
-    return make_plan(datalist, fingerprint, budget, read_template(like, datalist.structures), warnings=tuple(warnings))
+    fingerprint, _ = take_fingerprint(datalist, entries)
+    return make_plan(datalist, fingerprint, budget, read_template(like, datalist.structures))
 
 
 def test_measures_are_of_the_axes_after_the_turn_to_ras(make_datalist: MakeDatalist) -> None:
@@ -41,7 +41,7 @@ def test_measures_are_of_the_axes_after_the_turn_to_ras(make_datalist: MakeDatal
     # 2 voxels wide (third of 12, halved), 13 and 10 long, of 1 mm^3 each.
     assert dict(case.voxels) == {"anterior": 2 * 13 * 10, "posterior": 2 * 13 * 10}
     assert case.intensity[0] is not None
-    assert case.intensity[0][1] == pytest.approx(160, abs=5)  # 100 + 40 and 100 + 80, alike often
+    assert case.intensity[0] == pytest.approx(160, abs=5)  # 100 + 40 and 100 + 80, alike often
 
 
 def test_values_of_the_background_are_not_measured_as_labelled(make_datalist: MakeDatalist) -> None:
@@ -102,7 +102,23 @@ def test_masked_images_are_normalized_over_what_is_not_zero(make_datalist: MakeD
     assert found["normalization"] == "nonzero"
     assert "of them is exactly 0" in found.reason("normalization")
     assert max(found["roi_size"]) <= 16  # of the box of 16 x 16 x 16, not of the image
+    assert "holds what is not 0 in the median image, 16 x 16 x 16 " in found.reason("roi_size")
     assert found["crop"] == "classes"
+
+
+def test_steps_count_what_patches_are_cut_from(make_datalist: MakeDatalist) -> None:
+    # 30 cases of 48^3 voxels, of which a box of 16^3 is not 0.
+    path = make_datalist(shape=(48, 48, 48), spacing_mm=(1, 1, 1), masked=True, sizes={"training": 30})
+    whole = plan(path, GPU)
+    path.write_text(path.read_text().replace('"anterior": 1', '"anterior": [1, 2]'))
+    cropped = plan(path, GPU)  # like brats_mri, which crops to what is not 0
+    for found, edge in ((whole, 48), (cropped, 16)):
+        assert (found["roi_size"], found["batch_size"]) == ([16, 16, 16], 2)
+        steps = found["epochs"] * found["batches_per_epoch"]
+        assert steps == pytest.approx(200 * 30 * edge**3 / (2 * 16**3), rel=0.01)  # each voxel is seen 200 times
+    assert "in the box around what is not 0" in cropped.reason("epochs")
+    assert "in the box" not in whole.reason("epochs")
+    assert cropped.reason("cache_rate") == whole.reason("cache_rate")  # volumes stay in memory whole
 
 
 def test_structures_with_a_side_forbid_mirroring(make_datalist: MakeDatalist) -> None:
@@ -141,6 +157,15 @@ def test_a_gpu_gets_workers_and_a_full_ram_a_part_of_the_cache(make_datalist: Ma
     assert scarce["cache_rate"] == pytest.approx(0.38)
 
 
+def test_memory_of_another_machine_says_what_is_for_this_one(make_datalist: MakeDatalist) -> None:
+    path, note = make_datalist(), "num_workers and cache_rate are for this machine"
+    given, found = (plan(path, replace(CPU, memory_given=value)) for value in (True, False))
+    assert given["num_workers"] == 0
+    assert next(text for text in given.notes if text.startswith(note)).endswith("set num_workers=8.")
+    assert note not in " ".join(found.notes)
+    assert note not in " ".join(plan(path, replace(GPU, memory_given=True)).notes)
+
+
 def test_without_validation_the_last_network_is_taken(make_datalist: MakeDatalist) -> None:
     assert plan(make_datalist(sizes={"training": 4}))["select"] == "last"
 
@@ -149,6 +174,19 @@ def test_three_slices_are_not_halved(make_datalist: MakeDatalist) -> None:
     found = plan(make_datalist(shape=(32, 32, 3), spacing_mm=(1, 1, 1)))
     assert found["roi_size"] == [32, 32, 3]
     assert all(stride == [2, 2, 1] for stride in found["network_def"]["strides"])
+    assert "holds the median image, 32 x 32 x 3 " in found.reason("roi_size")
+
+
+def test_half_a_slice_of_the_median_is_no_limit_of_the_volume(make_datalist: MakeDatalist) -> None:
+    path = make_datalist(shape=(32, 32, 3), spacing_mm=(1, 1, 1), sizes={"training": 4})
+    for index in range(2):  # two of four have a fourth slice: 3.5 in the median
+        for name in ("0", "label"):
+            file = path.parent / f"tr_{index}_{name}.nii.gz"
+            image = nib.load(file)
+            nib.save(nib.Nifti1Image(np.pad(image.dataobj, ((0, 0), (0, 0), (0, 1)), "edge"), image.affine), file)
+    found = plan(path)
+    assert found["roi_size"] == [32, 32, 3]
+    assert "holds the median image, 32 x 32 x 3.5 " in found.reason("roi_size")
 
 
 def test_all_errors_are_said_in_one_run(make_datalist: MakeDatalist) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -91,6 +94,24 @@ def test_each_choice_stands_once_with_its_reason(bundle: Path) -> None:
     assert "6 training cases" in record["spacing_mm"]["reason"]
 
 
+def test_every_choice_is_found_where_the_plan_says_that_it_stands(bundle: Path) -> None:
+    card = (bundle / "docs/README.md").read_text()
+    for name, choice in json.loads((bundle / "plan.json").read_text())["choices"].items():
+        config = yaml.safe_load((bundle / "configs" / choice["file"]).read_text())
+        if choice["within"] is None:
+            assert config[name] == choice["value"]
+            continue
+        assert name not in config
+        holder = config
+        for key in choice["within"].split("#"):
+            holder = holder[key]
+        text = yaml.safe_dump(holder)
+        written = {"normalization": "NormalizeIntensityd", "crop": "Crop"}.get(name, name)
+        assert written in text or not any(choice["value"])  # translate_range of zeros is left out
+        if name != "first_epochs":
+            assert f"(in {choice['within']})" in next(line for line in card.splitlines() if f"| `{name}` |" in line)
+
+
 def test_what_is_not_planned_is_the_followed_bundles(bundle: Path) -> None:
     followed = shipped_bundles()["hippocampus_mri"] / "configs"
     for name in ("evaluate.yaml", "hardness.yaml", "multi_gpu_train.yaml", "multi_gpu_evaluate.yaml", "logging.conf"):
@@ -112,7 +133,12 @@ def test_lines_are_short_and_expressions_are_calls(bundle: Path) -> None:
 
 def test_the_card_tells_the_plan_and_the_commands(bundle: Path) -> None:
     card = (bundle / "docs/README.md").read_text()
-    for part in ("| `spacing_mm` |", "droseg train mine --out RUN", "## Not planned", "None yet: `droseg report"):
+    for part in (
+        "| `spacing_mm` |",
+        "droseg train mine --datalist DATALIST --out RUN",
+        "## Not planned",
+        "None yet: `droseg report",
+    ):
         assert part in card
     assert "Apache License" in (bundle / "LICENSE").read_text()
 
@@ -261,6 +287,19 @@ def test_a_folder_that_holds_something_is_refused(
     assert [file.name for file in other.iterdir()] == ["thesis.tex"]
 
 
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    nothing = tmp_path / "no_datalist.json"
+    assert new(tmp_path / "thesis.tex" / "deep" / "mine", nothing) == 2
+    assert f"cannot be written, {tmp_path / 'thesis.tex'} is a file" in capsys.readouterr().err
+    if os.geteuid() != 0:  # nothing is write-protected for root
+        (tmp_path / "locked").mkdir(mode=0o500)
+        assert new(tmp_path / "locked" / "mine", nothing) == 2
+        assert f"{tmp_path / 'locked'} is write-protected" in capsys.readouterr().err
+
+
 def test_nothing_is_left_of_a_plan_that_fails(make_datalist: MakeDatalist, tmp_path: Path) -> None:
     path, out = make_datalist(), tmp_path / "mine"
     assert main(["bundle", "new", str(out), "--datalist", str(path), "--memory-gb", "0.56"]) == 2
@@ -277,6 +316,57 @@ def test_the_command_prints_the_plan_and_the_next_command(
     assert "memory: 1.5 GB (--memory-gb 1.5), computing in bf16 (--precision bf16)" in printed
     assert printed.rstrip().endswith(f"droseg train {tmp_path / 'mine'} --out runs/mine")
     assert yaml.safe_load((tmp_path / "mine/configs/train.yaml").read_text())["precision"] == "bf16"
+
+
+def test_warnings_name_cases_in_the_terminal_and_nowhere_in_the_bundle(
+    make_datalist: MakeDatalist, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = make_datalist(channels=("T1w", "T2w")), tmp_path / "mine"
+    label = nib.load(path.parent / "tr_3_label.nii.gz")
+    empty = np.zeros(label.shape, np.uint8)
+    nib.save(nib.Nifti1Image(empty, label.affine), path.parent / "tr_3_label.nii.gz")
+    content = json.loads(path.read_text())
+    content["training"][4]["image"][1] = None
+    path.write_text(json.dumps(content))
+    assert new(out, path) == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("droseg: warning: ")]
+    for case_id in ("tr_3", "tr_4"):
+        assert any(case_id in line for line in warned), warned
+        assert not [file for file in out.rglob("*") if file.is_file() and case_id in file.read_text()]
+
+
+def test_paths_are_relative_and_the_training_finds_the_data(
+    make_datalist: MakeDatalist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datalist = make_datalist("our data", sizes={"training": 4})
+    odd = datalist.with_name("it's #1@home.json")  # all that an expression of MONAI might take for its own
+    shutil.copyfile(datalist, odd)
+    monkeypatch.chdir(tmp_path)
+    assert new(Path("mine"), odd, "--data-root", str(datalist.parent)) == 0
+    config = yaml.safe_load(Path("mine/configs/train.yaml").read_text())
+    assert (config["dataset_dir"], config["data_root"]) == ("our data", "our data")
+    assert not [file for file in Path("mine").rglob("*") if file.is_file() and str(tmp_path) in file.read_text()]
+    record = json.loads(Path("mine/plan.json").read_text())
+    assert record["datalist"] == "it's #1@home.json"
+    assert not {"dataset_dir", "datalist", "data_root"} & set(record["choices"])
+
+    options = ["network_def#channels=[4,8,8]", *(f"{key}={value}" for key, value in SMALL.items())]
+    assert main(["train", "mine", "--out", "run", *options]) == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    data = ["--datalist", str(datalist), "--data-root", str(datalist.parent)]
+    assert main(["train", "../mine", "--out", "run", *data, *options]) == 0
+
+
+def test_any_folder_name_is_text_in_the_config_and_one_word_in_the_next_command(
+    make_datalist: MakeDatalist, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine: the #1"
+    assert new(out, make_datalist()) == 0
+    assert yaml.safe_load((out / "configs/train.yaml").read_text())["output_dir"] == "runs/mine: the #1"
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words == ["droseg", "train", str(out), "--out", "runs/mine: the #1"]
 
 
 @pytest.mark.slow

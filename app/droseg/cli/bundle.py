@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,8 @@ examples:
   droseg train bundles/mine --out runs/mine
 
 Images are read, nothing is trained. What is not planned (loss, optimizer, objective, most of the augmentation) comes
-from the bundle named by --like. Nothing in the bundle names a case."""
+from the bundle named by --like. No file of the bundle names a case; train.yaml says where the datalist lies, from the
+current folder: train from here too, or give --datalist."""
 
 
 def register(subparsers: Any) -> None:
@@ -81,16 +84,30 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{datalist.path}: no case has a label, so there is nothing to plan a segmentation from.")
     template = read_template(args.like, datalist.structures)
     fingerprint, warnings = take_fingerprint(datalist, entries, progress=True)
+    for warning in warnings:  # said here only, for they name cases and files
+        print(f"droseg: warning: {warning}", file=sys.stderr)
     root = None if args.data_root is None else Path(args.data_root)
-    plan = make_plan(datalist, fingerprint, budget, template, data_root=root, warnings=tuple(warnings))
+    plan = make_plan(datalist, fingerprint, budget, template, data_root=root)
     write_bundle(plan, template, out)
     print(plan_table(plan))
     print(memory_line(plan))
     for note in plan.notes:
         print(f"note: {note}")
     print(f"Wrote {out}, like {template.folder.name} in all else. Next:")
-    print(f"  droseg train {out} --out runs/{out.resolve().name}")
+    print(f"  {shlex.join(next_command(plan, out))}")
     return 0
+
+
+def next_command(plan: Plan, out: Path) -> list[str]:
+    """Return the words that train the bundle, with what the plan cannot say for the user."""
+    from droseg.data.regions import unclear_regions
+    from droseg.plan.text import flow
+
+    words = ["droseg", "train", str(out), "--out", f"runs/{out.resolve().name}"]
+    if any(choice.key == "region_values" and choice.value is None for choice in plan.choices):
+        needed = unclear_regions(plan.datalist.structures)
+        words += [f"region_values={flow(needed)}"] if needed else []
+    return words
 
 
 def plan_table(plan: Plan) -> str:

@@ -71,27 +71,45 @@ def written_values(structures: Structures, region_values: Mapping[str, int] | No
     if unknown or foreign:
         found = f"no structure {', '.join(unknown)}" if unknown else f"{', '.join(foreign)} is no value of the region"
         raise BundleError(f"region_values: {found}; the structures are {plain_values(structures)}.")
-    written, unclear = {}, []
+    likely = unclear_regions(structures)
+    written = {}
     for name, own in values.items():
-        inside = {value for those in values.values() if set(those) < set(own) for value in those}
-        alone = [value for value in own if value not in inside]
+        alone = _alone(own, values)
         if name in given and given[name] not in (alone or own):
             raise BundleError(
                 f"region_values: {name} is {given[name]}, which is a value of a smaller region inside it; take "
                 f"{' or '.join(map(str, alone))}."
             )
-        if name not in given and len(alone) != 1:
-            unclear.append((name, alone or list(own)))
-        likely = min(alone or own, key=lambda value: sum(value in those for those in values.values()))
-        written[name] = int(given.get(name, likely))
+        written[name] = int(given[name] if name in given else likely[name] if name in likely else alone[0])
+    unclear = [name for name in likely if name not in given]
     if unclear:
-        choices = ", ".join(f"{name} ({' or '.join(map(str, choice))})" for name, choice in unclear)
-        example = ", ".join(f"{name}: {written[name]}" for name, _ in unclear)
+        may = {name: _alone(values[name], values) or values[name] for name in unclear}
+        choices = ", ".join(f"{name} ({' or '.join(map(str, choice))})" for name, choice in may.items())
+        example = ", ".join(f"{name}: {written[name]}" for name in unclear)
         raise BundleError(
             f"structures: it is not clear which label value a voxel gets that is in a region but in no smaller one "
             f"inside it: {choices}. Say it by region_values, for example '{{{example}}}'."
         )
     return written
+
+
+def unclear_regions(structures: Structures) -> dict[str, int]:
+    """Return the regions that `written_values` must be told of -> the likeliest of the values that each may have.
+
+    It is the one that the fewest regions share; empty if the structures tell.
+    """
+    values = label_values(structures)
+    return {
+        name: min(_alone(own, values) or own, key=lambda value: sum(value in those for those in values.values()))
+        for name, own in values.items()
+        if len(_alone(own, values)) != 1
+    }
+
+
+def _alone(own: Sequence[int], values: Mapping[str, Sequence[int]]) -> list[int]:
+    """Return the values of a region that are in no smaller region inside it."""
+    inside = {value for those in values.values() if set(those) < set(own) for value in those}
+    return [value for value in own if value not in inside]
 
 
 def mask_of(labels: NDArray[Any], values: Sequence[int]) -> NDArray[np.bool_]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def with_shared(config: Mapping[str, Any], configs: Path) -> dict[str, Any]:
         )
     result = {key: value for key, value in config.items() if key != KEY}
     for name in names:
-        result[name] = _merged(copy.deepcopy(shared[name]), result[name]) if name in result else shared[name]
+        result[name] = _merged(shared[name], result[name]) if name in result else shared[name]
     return result
 
 

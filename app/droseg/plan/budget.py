@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ class Budget:
         gpu: whether the training is taken to run on one.
         ram: free bytes of RAM.
         cores: CPU cores of this machine.
+        memory_given: whether the memory was said, maybe that of another machine.
+        precision_given: whether the precision was said.
     """
 
     memory: int
@@ -39,6 +42,8 @@ class Budget:
     gpu: bool
     ram: int
     cores: int
+    memory_given: bool = False
+    precision_given: bool = False
 
 
 def find_budget(memory_gb: float | None = None, precision: Precision = "auto") -> Budget:
@@ -48,10 +53,10 @@ def find_budget(memory_gb: float | None = None, precision: Precision = "auto") -
         memory_gb: GiB (2^30 bytes) for the training as a whole.
         precision: of the training; auto: bf16 if the device of this machine has it in hardware.
     Raises:
-        InputError: if `memory_gb` is not positive.
+        InputError: if `memory_gb` is not positive, or not finite.
     """
-    if memory_gb is not None and not memory_gb > 0:
-        raise InputError(f"--memory-gb is {memory_gb:g}; it must be > 0.")
+    if memory_gb is not None and not (memory_gb > 0 and math.isfinite(memory_gb)):
+        raise InputError(f"--memory-gb is {memory_gb:g}; it must be > 0, and finite.")
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     ram = free_bytes(torch.device("cpu"))
@@ -69,5 +74,7 @@ def find_budget(memory_gb: float | None = None, precision: Precision = "auto") -
         said = f"{name} {'has' if bf16 else 'has no'} bf16 in hardware"
     else:
         bf16, said = precision == "bf16", f"--precision {precision}"
-    cores = len(os.sched_getaffinity(0))
-    return Budget(total - CONTEXT_BYTES, source, bf16, said, gpu, ram, cores)
+    # What a scheduler or a container leaves to this process; Linux alone can say.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = memory_gb is not None, precision != "auto"
+    return Budget(total - CONTEXT_BYTES, source, bf16, said, gpu, ram, cores, *given)

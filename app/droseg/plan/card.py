@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from droseg.inference.memory import GIB
-from droseg.plan.choose import Choice, Plan
+from droseg.plan.choose import OF_PATHS, WITHIN, Choice, Plan
 from droseg.plan.memory import CONTEXT_BYTES
 from droseg.plan.template import Template
 from droseg.plan.text import flow
@@ -24,9 +24,14 @@ def shown(choice: Choice) -> str:
 
 
 def plan_rows(plan: Plan) -> list[tuple[str, str, str]]:
-    """Return (choice, value, reason) of every choice but those of paths."""
-    hidden = ("dataset_dir", "datalist", "data_root", "first_epochs", "keep_largest")
-    return [(choice.key, shown(choice), choice.reason) for choice in plan.choices if choice.key not in hidden]
+    """Return (choice, value, reason) of every choice but those of paths; a reason says in which key a part stands."""
+    hidden = (*OF_PATHS, "first_epochs", "keep_largest")
+    rows = []
+    for choice in plan.choices:
+        if choice.key not in hidden:
+            place = f" (in {WITHIN[choice.key]})" if choice.key in WITHIN else ""
+            rows.append((choice.key, shown(choice), choice.reason + place))
+    return rows
 
 
 def memory_line(plan: Plan) -> str:
@@ -66,7 +71,8 @@ follows the bundle `{template.folder.name}`.
 {rows}
 
 Each choice stands once: what training and inference share in `configs/inference.yaml`, the rest in
-`configs/train.yaml`. Change it there, or on the command line (`key=value`). `plan.json` says the same to programs.
+`configs/train.yaml`. Change it there; or on the command line (`key=value`), but for what stands in a list of
+transforms ("in augmentation", "in deterministic_transforms"). `plan.json` says the same to programs.
 
 To look at:
 
@@ -74,11 +80,11 @@ To look at:
 
 ## Commands
 
-From the folder that holds this bundle:
+From the folder that holds this bundle (`--datalist` is needed in other folders than that of the plan only):
 
 ```
-droseg train {name} --out RUN                            # plain (ERM)
-droseg train {name} --out RUN --objective hardness       # hardness-weighted
+droseg train {name} --datalist DATALIST --out RUN                            # plain (ERM)
+droseg train {name} --datalist DATALIST --out RUN --objective hardness       # hardness-weighted
 droseg predict IMAGE_OR_FOLDER --bundle RUN --out OUT
 droseg evaluate --datalist DATALIST --bundle RUN --out SCORES
 ```
@@ -86,8 +92,8 @@ droseg evaluate --datalist DATALIST --bundle RUN --out SCORES
 The same by MONAI alone:
 
 ```
-python -m monai.bundle run training --config_file {name}/configs/train.yaml --output_dir RUN
-python -m monai.bundle run training --output_dir RUN \\
+python -m monai.bundle run training --config_file {name}/configs/train.yaml --datalist DATALIST --output_dir RUN
+python -m monai.bundle run training --datalist DATALIST --output_dir RUN \\
   --config_file "['{name}/configs/train.yaml','{name}/configs/hardness.yaml']"
 python -m monai.bundle run inference --config_file RUN/configs/inference.yaml --bundle_root RUN \\
   --dataset_dir IN --output_dir OUT

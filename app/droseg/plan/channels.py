@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 from droseg.data import Datalist
@@ -21,11 +22,8 @@ def missing_channel_choices(
         BundleError: if the followed bundle does not take cases without a channel.
     """
     cases = [case for section in datalist.sections.values() for case in section]
-    lacking = {
-        name: sum(len(case.images) > 1 and case.images[index] is None for case in cases)
-        for index, name in enumerate(datalist.channels)
-    }
-    counts = ", ".join(f"{name} in {count}" for name, count in lacking.items() if count)
+    lacking = Counter(name for case in cases for name in case.missing_channels(datalist.channels))
+    counts = ", ".join(f"{name} in {lacking[name]}" for name in datalist.channels if lacking[name])
     if not counts:
         return []
     if "missing_channels" not in template.inference_config or "channel_dropout" not in template.train_config:
@@ -34,7 +32,8 @@ def missing_channel_choices(
             "complete cases only; choose another --like, or take these cases out."
         )
     training = datalist.section(TRAINING)
-    share = sum(path is None for case in training for path in case.images) / (len(training) * len(datalist.channels))
+    missing = sum(len(case.missing_channels(datalist.channels)) for case in training)
+    share = missing / (len(training) * len(datalist.channels))
     dropout = round(max(share, LEAST_DROPOUT), 2)
     return [
         (

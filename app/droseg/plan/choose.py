@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +18,22 @@ from droseg.plan.channels import missing_channel_choices
 from droseg.plan.fingerprint import Fingerprint
 from droseg.plan.memory import CONTEXT_BYTES, StepMemory
 from droseg.plan.patch import Fit, fit_patch
+from droseg.plan.regions import region_choices, region_notes
 from droseg.plan.sampling import augmentation_choices
-from droseg.plan.schedule import schedule_choices
+from droseg.plan.schedule import MOST_WORKERS, schedule_choices
 from droseg.plan.sides import mirror_axes
 from droseg.plan.spacing import ANISOTROPY, resampled, target_spacing, thick_axes
 from droseg.plan.template import Template
 from droseg.plan.topology import Topology, network_config
 
+OF_PATHS = ("dataset_dir", "datalist", "data_root")
+"""Choices that say where the data lie."""
+WITHIN = {
+    "normalization": "deterministic_transforms",
+    **dict.fromkeys(("crop", "rotate_range", "scale_range", "translate_range"), "augmentation"),
+    "first_epochs": "rivals#jtt",
+}
+"""Choices that are no keys of a config -> the key that they stand in."""
 MASKED_BOX = 0.75
 """Below this share of the image, what is not 0 counts as cut out by a mask (nnU-Net 2.8.1)."""
 MANY_WINDOWS = 64
@@ -37,7 +47,7 @@ class Choice:
     """One setting.
 
     Attributes:
-        key: of the config, or a name for a table.
+        key: of the config, or a name for what stands `WITHIN` another key.
         value: as the config takes it.
         reason: one sentence, with the numbers that it rests on.
         place: which config says it; inference.yaml's are those of the training, too.
@@ -88,7 +98,6 @@ def make_plan(
     template: Template,
     *,
     data_root: Path | None = None,
-    warnings: tuple[str, ...] = (),
 ) -> Plan:
     """Return the choices for a data set and the memory at hand.
 
@@ -98,7 +107,6 @@ def make_plan(
         budget: memory and machine.
         template: the bundle that is followed.
         data_root: folder that the datalist's relative paths start from, if not its own.
-        warnings: of the check of the datalist; they join the notes.
     Raises:
         InputError: if the images are too small, or the memory.
     """
@@ -111,41 +119,41 @@ def make_plan(
         return template.network(network_config(topology, like), channels, structures)
 
     step = StepMemory(network, len(channels), budget.bf16, template.loss())
+    seen = boxes if template.crops_foreground else shapes  # what patches are cut from
     median = np.median(boxes, axis=0)
     fit = fit_patch(
         spacing, median.tolist(), len(fingerprint.cases), float(boxes.prod(axis=1).sum()), budget.memory, step
     )
     missing = [Choice(*row) for row in missing_channel_choices(datalist, template)]
+    regions = region_choices(datalist.structures, template)
     box_share = float(np.median(fingerprint.per_case("box").prod(axis=1) / fingerprint.per_case("shape").prod(axis=1)))
     masked = box_share < MASKED_BOX
     choices = [
         Choice("channels", channels, f"of {datalist.path.name}", "inference"),
         Choice("structures", structures, _structures_reason(fingerprint), "inference"),
+        *(Choice(*row) for row in regions),
         Choice("spacing_mm", list(spacing), spacing_reason, "inference"),
-        Choice("roi_size", list(fit.patch), _patch_reason(fit, median, budget), "inference"),
+        Choice("roi_size", list(fit.patch), _patch_reason(fit, shapes, boxes, budget), "inference"),
         *_window_choices(fit, shapes),
         *missing,
         Choice("mirror_axes", *mirror_axes(list(structures)), "inference"),
         Choice("keep_largest", [], "not planned: no structure loses its smaller pieces", "inference"),
         Choice("network_def", network_config(fit.topology, like), _network_reason(fit, spacing), "inference"),
         Choice("normalization", "nonzero" if masked else "all", _normalization(fingerprint, box_share), "inference"),
-        *(Choice(key, value, reason, "train") for key, value, reason in _paths(datalist, data_root, template)),
+        *(Choice(key, value, reason, "train") for key, value, reason in _paths(datalist, data_root)),
         *(
             Choice(key, value, reason, "train")
-            for key, value, reason in schedule_choices(datalist, fingerprint, budget, fit, shapes)
+            for key, value, reason in schedule_choices(datalist, fingerprint, budget, fit, shapes, seen)
         ),
         *(
             Choice(key, value, reason, "train")
-            for key, value, reason in augmentation_choices(
-                fingerprint, fit, np.median(boxes if template.crops_foreground else shapes, axis=0), template.regions
-            )
+            for key, value, reason in augmentation_choices(fingerprint, fit, np.median(seen, axis=0), template.regions)
         ),
     ]
-    if template.regions and max(np.median(boxes, axis=0) / np.array(fit.patch)) > 2:
-        small = "patches are small and cut anywhere, since a case may lack every region; many will hold none."
-        warnings = (*warnings, small)
-    notes = (*warnings, *_notes(fingerprint, fit, budget, shapes, len(structures)))
-    return Plan(tuple(choices), fit, fingerprint, budget, datalist, masked, notes)
+    notes = [*region_notes(datalist.structures, regions), *_notes(fingerprint, fit, budget, shapes, len(structures))]
+    if template.regions and max(median / np.array(fit.patch)) > 2:
+        notes.append("patches are small and cut anywhere, since a case may lack every region; many will hold none.")
+    return Plan(tuple(choices), fit, fingerprint, budget, datalist, masked, tuple(notes))
 
 
 def _structures_reason(fingerprint: Fingerprint) -> str:
@@ -160,18 +168,20 @@ def size_text(fingerprint: Fingerprint, structure: str) -> str:
     return f"{fingerprint.median_ml(structure):.3g} ml{without}"
 
 
-def _patch_reason(fit: Fit, median: Any, budget: Budget) -> str:
+def _patch_reason(fit: Fit, shapes: Any, boxes: Any, budget: Budget) -> str:
+    median = np.median(boxes, axis=0)
+    image = "the median image" if np.array_equal(shapes, boxes) else "what is not 0 in the median image"
     divisor = fit.topology.divisor
     multiples = str(divisor[0]) if len(set(divisor)) == 1 else " x ".join(map(str, divisor))
-    shown = " x ".join(f"{edge:.0f}" for edge in median)
+    shown = " x ".join(f"{edge:g}" for edge in median)
     taken = f"{(fit.needed + CONTEXT_BYTES) / GIB:.1f} GB for {fit.batch_size} of them, estimated"
     if fit.shrunk:
         room = (budget.memory + CONTEXT_BYTES) / GIB
-        why = f"the largest of which 2 fit into {room:.1f} GB; the median image has {shown}"
-    elif all(edge >= size for edge, size in zip(fit.patch, median, strict=True)):
-        why = f"holds the median image, {shown}"
+        why = f"the largest of which 2 fit into {room:.1f} GB; {image} has {shown}"
+    elif all(edge >= int(size) for edge, size in zip(fit.patch, median, strict=True)):
+        why = f"holds {image}, {shown}"
     else:
-        why = f"a volume of 256^3 at most, as nnU-Net; the median image has {shown}"
+        why = f"a volume of 256^3 at most, as nnU-Net; {image} has {shown}"
     return f"voxels; multiples of {multiples}, the product of the strides; {why} ({taken})"
 
 
@@ -211,7 +221,7 @@ def _network_reason(fit: Fit, spacing: tuple[float, float, float]) -> str:
 
 def _normalization(fingerprint: Fingerprint, box_share: float) -> str:
     zeros = float(np.median(fingerprint.per_case("zero_share")))
-    medians = [case.intensity[0][1] for case in fingerprint.cases if case.intensity and case.intensity[0] is not None]
+    medians = [case.intensity[0] for case in fingerprint.cases if case.intensity and case.intensity[0] is not None]
     scale = (
         f"; medians of the structures' intensity go from {min(medians):.3g} to {max(medians):.3g}" if medians else ""
     )
@@ -228,14 +238,18 @@ def _normalization(fingerprint: Fingerprint, box_share: float) -> str:
     return f"zero mean, unit variance {start}{scale}"
 
 
-def _paths(datalist: Datalist, data_root: Path | None, template: Template) -> list[tuple[str, Any, str]]:
+def _paths(datalist: Datalist, data_root: Path | None) -> list[tuple[str, Any, str]]:
+    """Return where the data lie, from the current folder: configs hold no absolute paths."""
     start = "null: the datalist's own" if data_root is None else "as given to `droseg bundle new`"
+    # The name as Python text without what MONAI reads as a reference.
+    name = repr("/" + datalist.path.name).replace("@", r"\x40").replace("#", r"\x23")
+    where = "where the datalist of the plan lies, from the folder it was planned in; --dataset_dir gives another"
     return [
-        ("dataset_dir", str(datalist.path.parent), "where the datalist of the plan lies; --dataset_dir gives another"),
-        ("datalist", f"$@dataset_dir + '/{datalist.path.name}'", "the plan's; `droseg train --datalist` gives another"),
+        ("dataset_dir", os.path.relpath(datalist.path.parent), where),
+        ("datalist", f"$@dataset_dir + {name}", "the plan's; `droseg train --datalist` gives another"),
         (
             "data_root",
-            None if data_root is None else str(data_root.resolve()),
+            None if data_root is None else os.path.relpath(data_root),
             f"folder that relative paths in the datalist start from; {start}",
         ),
     ]
@@ -268,6 +282,11 @@ def _notes(fingerprint: Fingerprint, fit: Fit, budget: Budget, shapes: Any, num_
         )
     if not budget.gpu:
         notes.append("no GPU here: how long a step takes on this CPU is seen by a first epochs=1 batches_per_epoch=5.")
+    if not budget.gpu and budget.memory_given:
+        notes.append(
+            "num_workers and cache_rate are for this machine; on another one, with a GPU, set "
+            f"num_workers={MOST_WORKERS}."
+        )
     if fit.limit == "least":
         notes.append("even 2 patches hold more than 5 % of the training voxels: few data; expect overfitting.")
     return notes

@@ -6,7 +6,7 @@ import re
 import textwrap
 
 from droseg.inference.shared_choices import KEY
-from droseg.plan.choose import Choice, Plan, size_text
+from droseg.plan.choose import WITHIN, Choice, Plan, size_text
 from droseg.plan.template import Template
 from droseg.plan.text import WIDTH, ConfigText, change_items, flow, set_leaf, setting, wrapped
 
@@ -19,15 +19,18 @@ ALSO_SHARED = ("missing_channels", "region_values")
 _CROPS = ("RandSpatialCropd", "RandCropByLabelClassesd", "RandCropByPosNegLabeld")
 FEW_STRUCTURES = 3
 """More have a line each."""
-_NOT_LINES = ("normalization", "crop", "rotate_range", "scale_range", "translate_range", "first_epochs")
 
-FLIP = """\
+FLIPS = "".join(
+    f"""\
   - _target_: RandFlipd
     keys: [image, label]
-    spatial_axis: "@mirror_axes"
+    spatial_axis: {axis}
     prob: 0.5
-    _disabled_: $not @mirror_axes
+    _disabled_: ${axis} not in @mirror_axes
 """
+    for axis in range(3)
+)
+"""One each, since a single flip along several axes turns all of them at once."""
 UNIFORM_CROP = """\
   - _target_: RandSpatialCropd
     keys: [image, label]
@@ -73,7 +76,7 @@ def inference_text(plan: Plan, template: Template) -> str:
     text.remove_comments("`label` is missing here")
     previous = "device"
     for choice in plan.of("inference"):
-        if choice.key in _NOT_LINES:
+        if choice.key in WITHIN:
             continue
         text.set(choice.key, _block(choice, plan), after=previous)
         previous = choice.key
@@ -101,10 +104,10 @@ def train_text(plan: Plan, template: Template, name: str) -> str:
     text.set(
         KEY, f"{KEY}: # keys that inference.yaml says, for training as for inference\n{names}", before="network_def"
     )
-    text.set("output_dir", f"output_dir: runs/{name} # the run folder, which is a bundle itself")
+    text.set("output_dir", setting("output_dir", f"runs/{name}", "the run folder, which is a bundle itself"))
     previous = "output_dir"
     for choice in plan.of("train"):
-        if choice.key in _NOT_LINES:
+        if choice.key in WITHIN:
             continue
         text.set(choice.key, setting(choice.key, choice.value, choice.reason), after=previous)
         previous = choice.key
@@ -149,13 +152,13 @@ def _normalized(block: str, plan: Plan) -> str:
 
 
 def _augmentation(block: str, plan: Plan) -> str:
-    """Return `augmentation` with the crop, the turns and the flip of the plan; one flip, where there may be several."""
+    """Return `augmentation` with the crop, the turns and the flips of the plan, in the place of the first flip."""
     flips = []
 
     def change(kind: str, item: str) -> str:
         if kind == "RandFlipd":
             flips.append(item)
-            return FLIP if len(flips) == 1 else ""
+            return FLIPS if len(flips) == 1 else ""
         if kind in _CROPS:
             return _crop(plan)
         return _affine(item, plan) if kind == "RandAffined" else item

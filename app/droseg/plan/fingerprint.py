@@ -30,7 +30,7 @@ class CaseMeasures:
         shape: voxels per axis.
         box: voxels per axis of the box around all that is not exactly 0 in some channel.
         zero_share: of the voxels, those that are exactly 0 in every channel.
-        intensity: per channel (0.5th percentile, median, 99.5th) over the labelled voxels; None for a missing channel.
+        intensity: per channel the median over the labelled voxels; None for a missing channel.
         voxels: structure -> voxels of its label values.
     """
 
@@ -38,7 +38,7 @@ class CaseMeasures:
     shape: Triple
     box: Triple
     zero_share: float
-    intensity: tuple[Triple | None, ...]
+    intensity: tuple[float | None, ...]
     voxels: Mapping[str, int]
 
 
@@ -115,7 +115,7 @@ def measure_case(case: Case, structures: Mapping[str, Sequence[int]]) -> CaseMea
     values = np.rint(label.array[0]).astype(np.int64)
     labelled = np.isin(values, [value for numbers in structures.values() for value in numbers])
     counts = np.bincount(values[labelled])
-    intensity: list[Triple | None] = []
+    intensity: list[float | None] = []
     present = np.zeros(values.shape, dtype=bool)
     grid: Volume = label
     for path in case.images:
@@ -125,7 +125,7 @@ def measure_case(case: Case, structures: Mapping[str, Sequence[int]]) -> CaseMea
         grid = read_volume(path)
         for channel in grid.array:
             present |= channel != 0
-            intensity.append(_percentiles(channel[labelled] if labelled.any() else channel))
+            intensity.append(float(np.median(channel[labelled] if labelled.any() else channel)))
     order = np.argsort(io_orientation(grid.affine)[:, 0])  # array axis nearest to right, front, up
     return CaseMeasures(
         spacing_mm=_triple(spacing_mm(grid.affine)[order]),
@@ -147,10 +147,6 @@ def _check_structures(datalist: Datalist, measures: Sequence[CaseMeasures]) -> N
             f"{datalist.path}: no training case has {', '.join(never)}, so it cannot be learned; take it out of "
             "`structures`, or move cases that have it to training."
         )
-
-
-def _percentiles(values: NDArray[Any]) -> Triple:
-    return _triple(np.percentile(values, [0.5, 50, 99.5]))
 
 
 def _box(mask: NDArray[np.bool_]) -> NDArray[np.int64]:

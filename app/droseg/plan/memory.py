@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from droseg.losses import PerCaseDiceCELoss
 from droseg.losses.base import PerCaseLoss
 from droseg.plan.topology import Topology
 
@@ -82,28 +81,6 @@ def step_bytes(
     return live.peak
 
 
-def training_bytes(
-    network: nn.Module,
-    channels: int,
-    patch: Sequence[int],
-    batch_size: int,
-    bf16: bool,
-    loss: PerCaseLoss | None = None,
-) -> int:
-    """Return the memory that a training with AdamW takes, in bytes; without `CONTEXT_BYTES`.
-
-    Args:
-        network: on the meta device.
-        channels: of the image.
-        patch: voxels per axis.
-        batch_size: patches.
-        bf16: whether the network computes in bfloat16.
-        loss: default `PerCaseDiceCELoss`.
-    """
-    step = step_bytes(network, channels, patch, batch_size, bf16, loss or PerCaseDiceCELoss())
-    return int(WORKSPACE * (weight_bytes(network, bf16) + step))
-
-
 def weight_bytes(network: nn.Module, bf16: bool) -> int:
     """Return what weights, gradients and AdamW's moments take."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -111,7 +88,7 @@ def weight_bytes(network: nn.Module, bf16: bool) -> int:
 
 
 class StepMemory:
-    """Memory of trainings of one family of networks; each network is measured once.
+    """Memory of trainings with AdamW of one family of networks; each network is measured once.
 
     For one network the peak of a step is proportional to the voxels of patch and batch (to 1 %, which a test checks).
 

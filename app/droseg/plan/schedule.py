@@ -31,7 +31,12 @@ Row = tuple[str, Any, str]
 
 
 def schedule_choices(
-    datalist: Datalist, fingerprint: Fingerprint, budget: Budget, fit: Fit, shapes: NDArray[np.float64]
+    datalist: Datalist,
+    fingerprint: Fingerprint,
+    budget: Budget,
+    fit: Fit,
+    shapes: NDArray[np.float64],
+    seen: NDArray[np.float64],
 ) -> list[Row]:
     """Return (key, value, reason) of the training's budget.
 
@@ -40,25 +45,30 @@ def schedule_choices(
         fingerprint: of the training cases.
         budget: the machine.
         fit: patch and batch.
-        shapes: of the training images on the target grid, (N, 3).
+        shapes: of the training images on the target grid, (N, 3); they are kept in memory whole.
+        seen: of what patches are cut from, (N, 3); less where the training crops to what is not 0.
     """
-    voxels = float(shapes.prod(axis=1).sum())
+    voxels = float(seen.prod(axis=1).sum())
     of_batch = fit.batch_size * float(np.prod(fit.patch))
     wanted = PASSES * voxels / of_batch
     within = min(max(wanted, FEWEST_STEPS), MOST_STEPS)
     batches = min(math.ceil(within / EPOCHS), MOST_BATCHES)
     epochs = math.ceil(within / batches)
     steps = epochs * batches
-    seen = steps * of_batch / voxels
+    times = steps * of_batch / voxels
+    inside = "" if np.array_equal(seen, shapes) else ", in the box around what is not 0,"
     if wanted < FEWEST_STEPS:
         why = f", the fewest for a network that learns from nothing ({PASSES} times would be {wanted:.0f})"
     else:
         why = f"; {PASSES} times are the measure of the shipped bundles, nnU-Net makes 250000 steps of any data"
-    said = (
-        f"{steps} steps in all: each voxel of the {len(fingerprint.cases)} training cases is seen {seen:.0f} times{why}"
-    )
+    cases = f"{len(fingerprint.cases)} training cases{inside}"
+    said = f"{steps} steps in all: each voxel of the {cases} is seen {times:.0f} times{why}"
     return [
-        *([("precision", "bf16" if budget.bf16 else "fp32", budget.precision_source)] if _forced(budget) else []),
+        *(
+            [("precision", "bf16" if budget.bf16 else "fp32", budget.precision_source)]
+            if budget.precision_given
+            else []
+        ),
         ("epochs", epochs, said),
         ("batches_per_epoch", batches, f"a hundredth of the steps, {MOST_BATCHES} at most (nnU-Net's)"),
         ("batch_size", fit.batch_size, _batch_reason(fit, fingerprint, budget)),
@@ -73,10 +83,6 @@ def schedule_choices(
         _cache(datalist, fingerprint, budget, float(np.median(shapes.prod(axis=1)))),
         *_groups(datalist),
     ]
-
-
-def _forced(budget: Budget) -> bool:
-    return budget.precision_source.startswith("--precision")
 
 
 def _val_interval(epochs: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from droseg.bundles import find_bundle, shipped_bundles
+from droseg.bundles import find_bundle
 from droseg.data.regions import shared_values
 from droseg.errors import BundleError
 from droseg.inference.shared_choices import with_shared
@@ -93,11 +93,6 @@ def read_template(like: str | None, structures: dict[str, tuple[int, ...]]) -> T
     """
     regions = overlapping(structures)
     name = like or (REGIONS if regions else EXCLUSIVE)
-    if regions and like is None and REGIONS not in shipped_bundles():
-        raise BundleError(
-            f"structures: {', '.join(regions)} overlap (regions), and no shipped bundle trains regions; name one that "
-            "does by --like, or list label values of which each belongs to one structure."
-        )
     folder = find_bundle(name)
     configs = folder / "configs"
     missing = [file for file in ("train.yaml", "inference.yaml", "metadata.json") if not (configs / file).is_file()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,18 +16,25 @@ from droseg.engine.run_folder import replace_text
 from droseg.errors import BundleError, InputError
 from droseg.inference.shared_choices import KEY, with_shared
 from droseg.plan.card import card_text
-from droseg.plan.choose import Plan
+from droseg.plan.choose import OF_PATHS, WITHIN, Plan
 from droseg.plan.configs import inference_text, shared_keys, train_text
 from droseg.plan.metadata import planned_metadata
 from droseg.plan.template import OVERLAYS, Template
 
 
 def check_target(out: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds something, unless it is a planned bundle to be replaced.
+    """Refuse a folder that cannot be written, or holds something, unless it is a planned bundle to be replaced.
 
     Raises:
         InputError: with what to do.
     """
+    # The bundle is made beside OUT and then moved, so the folder that OUT lies in is written, too.
+    present = next(folder for folder in out.absolute().parents if os.path.exists(folder))
+    for folder in (present, *([out] if os.path.isdir(out) else [])):
+        if not folder.is_dir():
+            raise InputError(f"{out}: cannot be written, {folder} is a file; give another folder.")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(f"{out}: cannot be written, {folder} is write-protected; give another folder.")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a folder.")
     if not out.is_dir() or not any(out.iterdir()):
@@ -74,19 +82,25 @@ def write_bundle(plan: Plan, template: Template, out: Path) -> None:
 
 
 def plan_record(plan: Plan, template: Template) -> dict[str, Any]:
-    """Return the plan for other programs; no case is named."""
+    """Return the plan for other programs; it names no case, and no folder of this machine."""
     fingerprint = plan.fingerprint
     return {
         "droseg": __version__,
         "like": template.folder.name,
-        "datalist": str(plan.datalist.path),
+        "datalist": plan.datalist.path.name,
         "training_cases": len(fingerprint.cases),
         "memory_bytes": plan.budget.memory,
         "needed_bytes": plan.fit.needed,
         "bf16": plan.budget.bf16,
         "choices": {
-            choice.key: {"value": choice.value, "reason": choice.reason, "file": f"{choice.place}.yaml"}
+            choice.key: {
+                "value": choice.value,
+                "reason": choice.reason,
+                "file": f"{choice.place}.yaml",
+                "within": WITHIN.get(choice.key),
+            }
             for choice in plan.choices
+            if choice.key not in OF_PATHS
         },
         "notes": list(plan.notes),
     }

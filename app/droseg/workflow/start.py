@@ -68,11 +68,9 @@ def start_training() -> None:
         try:
             # All components now: a setting out of its range is said before anything is replaced.
             for component in ("train#trainer", "run_checkpoint"):
-                workflow.parser.get_parsed_content(component)
-        except Exception as error:
-            if logger.isEnabledFor(logging.DEBUG):
-                raise
-            raise SystemExit(_say(_for_user(error))) from error
+                _made(workflow.parser, component)
+        except DrosegError as error:
+            raise SystemExit(_say(error)) from error
         if is_writer():
             print(f"objective: {workflow.parser.get_parsed_content('train#objective').describe()}", flush=True)
             _write(plan)
@@ -155,15 +153,15 @@ def _calling_workflow() -> ConfigWorkflow:
     raise RuntimeError("start_training() runs as the `initialize` of a bundle config, inside monai.bundle run.")
 
 
-def _try_network(parser: ConfigParser) -> None:
-    """Build the network once, to say in one line what is wrong with it: 4 levels and 2 strides, for example.
+def _made(parser: ConfigParser, key: str) -> Any:
+    """Return a component, built.
 
     Raises:
-        DrosegError: with what the network says itself.
+        DrosegError: with what the component says itself: 4 levels and 2 strides, for example.
     """
     try:
-        parser.get_parsed_content("network_def")
-    except Exception as error:  # whatever the network raises
+        return parser.get_parsed_content(key)
+    except Exception as error:  # whatever it raises
         if logger.isEnabledFor(logging.DEBUG):
             raise
         raise _for_user(error) from error
@@ -181,12 +179,12 @@ def _plan(workflow: ConfigWorkflow) -> _Plan | int:
     config = without_metadata(parser.get())
     check_keys(config, known_configs(config_files(configs)))
     check_used(str(value("objective")), _changed(config, configs / TRAIN))
-    _try_network(parser)
+    network = _made(parser, "network_def")
     check_roi_size(value("roi_size"), config["network_def"].get("strides"))
     run = RunFolder(Path(value("output_dir")).resolve())
-    parameters = sum(p.numel() for p in value("network_def").parameters())
+    parameters = sum(p.numel() for p in network.parameters())
     structures = label_values(value("structures"))
-    check_regions(config, structures, configs / INFERENCE, _loss(parser), _out_channels(parser))
+    check_regions(config, structures, configs / INFERENCE, _made(parser, "train#loss"), _out_channels(parser))
     check_output_folder(run.path, needed_bytes=6 * 4 * parameters + 50_000_000)
     if is_writer():
         _take(run)
@@ -213,15 +211,6 @@ def _plan(workflow: ConfigWorkflow) -> _Plan | int:
         _announce(run, datalist, parameters, notes, continues)
     plan = run, configs.parent, config, resolved, datalist, structures, continues
     return _Plan(*plan, value("objective"), int(value("seed")), with_statistics=value("check_data"))
-
-
-def _loss(parser: ConfigParser) -> Any:
-    try:
-        return parser.get_parsed_content("train#loss")
-    except Exception as error:
-        if logger.isEnabledFor(logging.DEBUG):
-            raise
-        raise _for_user(error) from error
 
 
 def _out_channels(parser: ConfigParser) -> int | None:
