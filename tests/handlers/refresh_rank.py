@@ -11,6 +11,7 @@ from ignite.engine import Engine
 from monai.inferers import SimpleInferer
 from monai.networks.nets import UNet
 
+from droseg.engine.roles import leave_ranks
 from droseg.engine.run_folder import RunFolder
 from droseg.engine.trainer import CheckpointEvents
 from droseg.handlers import EarlyLossHandler, HistoryRefreshHandler
@@ -57,7 +58,7 @@ def main(folder: Path, rank: int, ranks: int) -> None:
     EarlyLossHandler(run, objective, Volumes(), SimpleInferer(), PerCaseDiceCELoss(), 1).epoch_completed(engine)
     torch.save(state, folder / f"{rank}of{ranks}.pt")
     if ranks > 1:
-        dist.destroy_process_group()
+        leave_ranks()
 
 
 if __name__ == "__main__":

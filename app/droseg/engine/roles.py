@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import reduce
@@ -23,6 +24,9 @@ T = TypeVar("T")
 RANK_TIMEOUT_S = 1800.0
 PATIENT_S = 24 * 3600.0
 """For what rank 0 does while the others wait, such as reading all cases; if it ends, gloo notices at once."""
+GLOO_ENDS_S = 0.2
+"""In which gloo's threads free the tensors of the last exchange. They need the interpreter's lock for it, and a
+DistributedDataParallel that outlives the group would hold that lock while it waits for them (pytorch issue 56297)."""
 
 _watch: RankWatch | None = None
 _patient_group: Any = None
@@ -86,6 +90,7 @@ def leave_ranks() -> None:
         _watch.stop()
     _watch = _patient_group = None
     if dist.is_available() and dist.is_initialized():
+        time.sleep(GLOO_ENDS_S)
         dist.destroy_process_group()
 
 
