@@ -195,3 +195,14 @@ def test_a_column_that_no_table_has_is_an_error_of_each(three, options, reason):
 def test_options_of_tables_without_a_table_are_refused(three, option):
     assert three.new(*option) == 2
     assert f"{option[0]}: for a --table, and none is given" in three.err
+
+
+def test_what_follows_from_a_table_without_subjects_and_globs_without_files_is_not_said_again(three):
+    table = three.table("Fall;dx", "001;MS")
+    words = ["--image", "T2w={subject}_T1w.nii.gz", "--label", "{subject}_label.nii.gz", "--table", table]
+    assert three.new(*words, "--group-by", "dx", files=False, structures=False) == 1
+    errors = [line for line in three.err.splitlines() if "error:" in line]
+    causes = ["T1w.nii.gz' matches", "label.nii.gz' matches", "no column participant_id", ": no case.", "4 errors"]
+    assert [cause for cause, line in zip(causes, errors, strict=True) if cause not in line] == []
+    assert three.new("--table", table, "--group-by", "dx") == 1
+    assert "1 error," in three.err

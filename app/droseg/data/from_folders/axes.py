@@ -70,9 +70,11 @@ class Values:
 
 
 def column_values(
-    axis: Axis, cases: Sequence[FoundCase], tables: Sequence[JoinedTable], findings: Findings
+    axis: Axis, cases: Sequence[FoundCase], tables: Sequence[JoinedTable], findings: Findings, unread: bool = False
 ) -> Values | None:
     """Return the values of a column; None, and a finding, if it is not there or in more than one place.
+
+    Where a table is `unread`, which has been said, a column that is nowhere may be in that one.
 
     Of BIDS' own tables the one by session precedes `participants.tsv`; so does the first of two `tables` of which one
     is by session and the other by subject.
@@ -80,6 +82,8 @@ def column_values(
     having = [joined for joined in tables if axis.column in joined.table.columns]
     wildcard = any(axis.column in case.fields for case in cases)
     places = [joined.table.name for joined in having] + ["the globs"] * wildcard
+    if not places and unread:
+        return None
     if not places:
         findings.error(_no_column(axis, cases, tables))
         return None

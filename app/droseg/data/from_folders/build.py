@@ -137,6 +137,7 @@ def _groups(
     """Return the groups of each case on all axes."""
     used = {axis.column for axis in request.axes if axis.column}
     tables = _joined(request, root, cases, left_out, used, findings)
+    unread = not set(request.tables.paths) <= {joined.table.path for joined in tables}
     headers = _Headers(request, root, findings)
     groups: dict[Key, dict[str, str]] = {case.key: {} for case in cases}
     of_first: list[Axis] = []
@@ -146,7 +147,7 @@ def _groups(
             values = header_values(axis, cases, headers.fields, findings)
             of_first += [axis] * (not axis.channel)
         else:
-            values = column_values(axis, cases, tables, findings)
+            values = column_values(axis, cases, tables, findings, unread)
         if values is not None:
             for key, group in groups_on(axis, cases, values, findings).items():
                 groups[key][axis.name] = group
@@ -250,6 +251,8 @@ def _named_structures(request: Request, datalist: Datalist, root: Path, findings
     labels = [case.label for cases in datalist.sections.values() for case in cases if case.label is not None]
     if request.structures and not request.volumes:
         return datalist
+    if not labels:  # which has been said
+        return replace(datalist, structures=request.structures or {"any": (1,)})
     found = read_label_values(labels, progress)
     occurring = {value for values in found.values() for value in values}
     if not request.structures:
