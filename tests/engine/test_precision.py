@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer, SlidingWindowInferer
 
-from droseg.engine import AutocastInferer, channels_last
+from droseg.engine import AutocastInferer, channels_last, has_fast_bf16
 
 CPU = torch.device("cpu")
 
@@ -47,3 +49,11 @@ def test_a_sliding_window_keeps_grid_and_affine():
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precision is 'fp16'; choose auto, bf16 or fp32"):
         AutocastInferer(SimpleInferer(), CPU, "fp16")
+
+
+def test_a_cpu_is_fast_in_bf16_if_its_flags_say_so():
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text().partition("flags")[2].partition("\n")[0].split() if info.exists() else []
+    if not flags:
+        pytest.skip("only Linux on x86 lists the flags of its CPU")
+    assert has_fast_bf16(CPU) == bool({"amx_bf16", "avx512_bf16"} & set(flags))
