@@ -32,6 +32,8 @@ MAY_BE_EMPTY = (
     "ReferringPhysicianName",
 )
 """What a SEG repeats of its source: of type 2 in DICOM PS3.3, so it may be empty; de-identified files often lack it."""
+SEXES = ("M", "F", "O")
+"""What DICOM PS3.3 C.7.1.1 allows beside nothing."""
 NEEDED = (
     *MAY_BE_EMPTY,
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality"),
@@ -161,6 +163,8 @@ def _on_grid(sources: Sequence[Path], shape: Sequence[int], affine: NDArray[np.f
         for name in MAY_BE_EMPTY:
             if name not in dataset:
                 setattr(dataset, name, "")
+        if dataset.PatientSex not in SEXES:  # such as "X" or "female"; highdicom would refuse the series for it
+            dataset.PatientSex = ""
         series[str(dataset.get("SeriesInstanceUID"))].append(dataset)
     for datasets in series.values():
         if len(datasets) == 1 and "PerFrameFunctionalGroupsSequence" in datasets[0]:
