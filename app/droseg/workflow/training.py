@@ -100,7 +100,7 @@ def _is_no_end(record: logging.LogRecord) -> bool:
 
 def _describe(error: BaseException) -> str:
     """Return an error in one line; for what MONAI raises of a transform, the cause."""
-    transform = re.match(r"applying transform <(?:\w+\.)*(\w+)", str(error))
+    transform = re.match(r"applying transform <(?:\w+\.)*(\w+) object", str(error))
     if transform and error.__cause__ is not None:
         return f"{transform[1]}: {_describe(error.__cause__)}"[:500]
     kind = "" if isinstance(error, DrosegError) else f"{type(error).__name__}: "
