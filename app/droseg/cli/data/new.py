@@ -49,8 +49,18 @@ def register(jobs: argparse._SubParsersAction) -> None:
     add("--overwrite", action="store_true", help="replace DATALIST if it exists")
     add("--section", metavar="NAME", help="section of all cases (default: training; without labels: testing)")
 
-    files = parser.add_argument_group("images and labels")
-    add = files.add_argument
+    _add_files(parser)
+    _add_table(parser)
+    _add_groups(parser)
+    parser.add_argument(
+        "--list-all", action="store_true", help="list all files and rows, not the first 20 of each finding"
+    )
+    parser.set_defaults(run=run)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """Add what says where images and labels lie."""
+    add = parser.add_argument_group("images and labels").add_argument
     add(
         "--image",
         action="append",
@@ -95,8 +105,10 @@ def register(jobs: argparse._SubParsersAction) -> None:
     add("--exclude", action="append", default=[], metavar="CASE", help="leave out a case (repeatable)")
     add("--no-volumes", action="store_true", help="do not read the voxels; `droseg data check` does so later")
 
-    table = parser.add_argument_group("table")
-    add = table.add_argument
+
+def _add_table(parser: argparse.ArgumentParser) -> None:
+    """Add what says how tables are read."""
+    add = parser.add_argument_group("table").add_argument
     add(
         "--table",
         action="append",
@@ -126,8 +138,10 @@ def register(jobs: argparse._SubParsersAction) -> None:
     )
     add("--match-numbers", action="store_true", help="1, 01, 001 and 1.0 are the same subject or session")
 
-    groups = parser.add_argument_group("groups")
-    add = groups.add_argument
+
+def _add_groups(parser: argparse.ArgumentParser) -> None:
+    """Add what makes the group axes."""
+    add = parser.add_argument_group("groups").add_argument
     add(
         "--group-by",
         action="append",
@@ -156,10 +170,6 @@ def register(jobs: argparse._SubParsersAction) -> None:
         metavar="AXIS:VALUE=GROUP",
         help="what a value stands for, such as diagnosis:1=control, or another spelling (repeatable)",
     )
-    parser.add_argument(
-        "--list-all", action="store_true", help="list all files and rows, not the first 20 of each finding"
-    )
-    parser.set_defaults(run=run)
 
 
 def _pair(text: str) -> tuple[str, str]:
